@@ -1,0 +1,46 @@
+"""MNIST from its .npz file, whole or in batches."""
+import zipfile
+import zlib
+
+import numpy as np
+
+
+def load(path, *splits):
+    """Reads splits of the data set: 'train', 'validation' (the last sixth of the file's training part), 'test'.
+
+    Returns one (images [n, 28, 28] uint8, labels [n] int64) per split. Raises FileNotFoundError, or ValueError for any other file.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return [split_of(file, split) for split in splits]
+    except FileNotFoundError:
+        raise FileNotFoundError(f'no data file {path}') from None
+    except (KeyError, ValueError, TypeError, AttributeError, EOFError, OSError, zipfile.BadZipFile, zlib.error) as error:
+        raise ValueError(f'{path} is not an MNIST .npz with x_train, y_train, x_test, y_test ({error})') from None
+
+
+def split_of(file, split):
+    part = 'test' if split == 'test' else 'train'
+    x, y = file[f'x_{part}'], file[f'y_{part}'].astype(np.int64)
+    if x.dtype != np.uint8 or x.shape[1:] != (28, 28) or y.shape != x.shape[:1] or not len(x):
+        raise ValueError(f'{part}: images {x.dtype} {list(x.shape)}, labels {list(y.shape)}; expected uint8 [n, 28, 28] and [n]')
+    if y.min() < 0 or y.max() > 9:
+        raise ValueError(f'{part}: labels {y.min()} to {y.max()}; expected 0 to 9')
+    cut = len(x) - len(x) // 6
+    return {'train': (x[:cut], y[:cut]), 'validation': (x[cut:], y[cut:]), 'test': (x, y)}[split]
+
+
+def epoch(images, labels, batch_size, rng, first=0):
+    """Yields one epoch's batches in the generator's order, each digit moved by at most one pixel, from batch number `first` on."""
+    order = rng.permutation(len(images))
+    moves = rng.integers(0, 3, [len(images), 2])
+    for start in range(first * batch_size, len(images), batch_size):
+        batch = order[start:start + batch_size]
+        yield moved(images[batch], moves[batch]), labels[batch]
+
+
+def moved(images, moves):
+    """Moves each image down and right by its two numbers of `moves` (0, 1 or 2) less one; what comes in is background."""
+    padded = np.pad(images, ((0, 0), (1, 1), (1, 1)))
+    windows = np.lib.stride_tricks.sliding_window_view(padded, (28, 28), (1, 2))  # [n, 3, 3, 28, 28]
+    return windows[np.arange(len(images)), 2 - moves[:, 0], 2 - moves[:, 1]]
