@@ -1,0 +1,133 @@
+"""Photographs in and out: any file that Pillow opens becomes the network's input; heatmaps become panels beside the photograph."""
+import os
+from pathlib import Path
+import sys
+import warnings
+
+import matplotlib
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont, ImageOps
+
+from model import SIZE
+
+HEIGHT = 288  # of a panel, in pixels
+PERCENTILE = 99.5  # of |relevance| that gets the colour map's end: single pixels must not pale all others
+PICTURE_ERRORS = (OSError, ValueError, SyntaxError, MemoryError, Image.DecompressionBombError)  # what Pillow raises on a bad file
+
+
+def find(arguments):
+    """Expands folders, @lists of paths and '-' (a list on standard input) to paths, in order. Raises OSError for an unreadable list."""
+    paths = []
+    for argument in arguments:
+        if argument == '-':
+            paths += lines(sys.stdin.read())
+        elif argument.startswith('@'):
+            try:
+                paths += lines(Path(argument[1:]).read_text(encoding='utf-8'))
+            except (OSError, UnicodeDecodeError):
+                raise OSError(f'{argument[1:]} is no readable list of paths') from None
+        elif Path(argument).is_dir():
+            paths += sorted(path for path in Path(argument).iterdir() if path.suffix.lower() in Image.registered_extensions())
+        else:
+            paths.append(Path(argument))
+    return paths
+
+
+def lines(text):
+    return [Path(line.strip()) for line in text.splitlines() if line.strip()]
+
+
+def open_picture(path):
+    """Reads a picture: the first frame, upright, transparency over white.
+
+    Returns an RGB image for drawing, at most a panel high or three wide, and what the network sees, [224, 224, 3] uint8: the
+    whole picture, squashed, bilinear; one of 224x224 as it is. Raises FileNotFoundError, or ValueError with the reason.
+    """
+    try:
+        with warnings.catch_warnings(), Image.open(path) as image:
+            warnings.simplefilter('ignore', Image.DecompressionBombWarning)  # Pillow's error, at twice the size, stands
+            image = to_rgb(ImageOps.exif_transpose(image))
+    except FileNotFoundError:
+        raise FileNotFoundError(f'{path}: no such file') from None
+    except PICTURE_ERRORS as error:
+        reason = 'is a folder' if Path(path).is_dir() else f'not a picture that can be read ({error})'
+        raise ValueError(f'{path}: {reason}'.replace('\n', ' ')) from None
+    seen = image if image.size == (SIZE, SIZE) else image.resize((SIZE, SIZE), Image.Resampling.BILINEAR)
+    width = min(max(round(HEIGHT * image.width / image.height), HEIGHT // 3), 3 * HEIGHT)
+    return image.resize((width, HEIGHT), Image.Resampling.LANCZOS), np.asarray(seen)
+
+
+def to_rgb(image):
+    if image.mode.startswith('I') or image.mode == 'F':  # 16 or 32 bits of grey
+        values = np.asarray(image, np.float64)
+        top = max(65535.0 if image.mode.startswith('I') else 255.0, values.max())
+        return Image.fromarray(np.uint8(255 * np.clip(values, 0, top) / top)).convert('RGB')
+    if image.has_transparency_data:
+        image = image.convert('RGBA')
+        paper = Image.new('RGBA', image.size, 'white')
+        paper.alpha_composite(image)
+        image = paper
+    return image.convert('RGB')
+
+
+def colour(r, size, cmap):
+    """Colours relevance r [224, 224]: zero at the centre of the colour map, symmetric, its ends at the 99.5th percentile of |r|."""
+    scale = np.percentile(np.abs(r), PERCENTILE) or np.abs(r).max() or 1.0
+    smooth = Image.fromarray(np.float32(r / scale)).resize(size, Image.Resampling.BICUBIC)
+    colours = matplotlib.colormaps[cmap].resampled(255)  # an odd number: zero is exactly the centre
+    return Image.fromarray(colours(0.5 + 0.5 * np.clip(np.asarray(smooth), -1, 1), bytes=True)[..., :3])
+
+
+def panels(photograph, rows, cmap):
+    """Draws the photograph beside its heatmaps, a row for each target: rows of (title, {label: relevance [224, 224]})."""
+    gap, bar = 8, 28
+    width, height = photograph.size
+    columns = 1 + max(len(heatmaps) for _, heatmaps in rows)
+    sheet = Image.new('RGB', (gap + columns * (width + gap), len(rows) * (bar + height + gap)), 'white')
+    pen = ImageDraw.Draw(sheet)
+    for i, (title, heatmaps) in enumerate(rows):
+        top = i * (bar + height + gap) + bar
+        images = {title: photograph, **{label: colour(r, photograph.size, cmap) for label, r in heatmaps.items()}}
+        for j, (label, image) in enumerate(images.items()):
+            left = gap + j * (width + gap)
+            sheet.paste(image, (left, top))
+            pen.text((left + width / 2, top - bar / 2), label, 'black', fitting_font(label, width), anchor='mm')
+            if j:
+                pen.rectangle((left, top, left + width - 1, top + height - 1), outline='lightgrey')
+    return sheet
+
+
+def fitting_font(text, width):
+    """The largest font, up to 17 pixels, in which the text is no wider than `width`."""
+    for size in range(17, 8, -1):
+        font = ImageFont.load_default(size)
+        if font.getlength(text) <= width:
+            break
+    return font
+
+
+def unique(names):
+    """Appends _2, _3 ... to names that stood before, so that no result overwrites another's."""
+    taken, result = set(), []
+    for name in names:
+        number, candidate = 1, name
+        while candidate.lower() in taken:
+            number += 1
+            candidate = f'{name}_{number}'
+        taken.add(candidate.lower())
+        result.append(candidate)
+    return result
+
+
+def write(path, save):
+    """Calls save with a temporary path and moves the whole file to `path`: no half-written result is ever seen."""
+    temporary = path.with_name(f'.{os.getpid()}-{path.name}')
+    try:
+        save(temporary)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_picture(path, image):
+    write(path, lambda temporary: image.save(temporary, quality=92, subsampling=0))
