@@ -11,7 +11,7 @@ def load(path, *splits):
     Returns one (images [n, 28, 28] uint8, labels [n] int64) per split. Raises FileNotFoundError, or ValueError for any other file.
     """
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with open(path, 'rb') as opened, np.load(opened, allow_pickle=False) as file:
             return [split_of(file, split) for split in splits]
     except FileNotFoundError:
         raise FileNotFoundError(f'no data file {path}') from None

@@ -16,10 +16,10 @@ import sys
 
 import numpy as np
 
-from model import LAYERS, forward, linear, restore, tf, variables  # first: it keeps TensorFlow's start-up messages off the screen
+from model import LAYERS, best_checkpoint, forward, linear, restore, tf, variables  # first: it silences TensorFlow
 import data
 from pictures import digit, draw, unique, write
-from train import BEST, Parser, check_writable
+from train import Parser, check_writable, seed
 from keras.utils import Progbar
 
 HERE = Path(__file__).resolve().parent
@@ -33,7 +33,7 @@ TINY = 1e-20  # the stabiliser of the rules whose z is never negative: too small
 def transposed(layer, s, w, a):
     """The transpose of `linear`: sends s, shaped like the layer's output, back along the weights to the shape of a."""
     if layer[1] == 'conv':
-        return tf.raw_ops.Conv2DBackpropInput(input_sizes=tf.shape(a), filter=w, out_backprop=s, strides=[1, 1, 1, 1], padding='SAME')
+        return tf.raw_ops.Conv2DBackpropInput(input_sizes=tf.shape(a), filter=w, out_backprop=s, strides=[1] * 4, padding='SAME')
     return tf.matmul(s, w, transpose_b=True)
 
 
@@ -74,10 +74,12 @@ def epsilon(layer, a, w, b, r, eps=1e-6):
 
 def max_pool(a, pooled, r):
     """The winner takes all; of equal inputs the first one in its window."""
-    return tf.raw_ops.MaxPoolGrad(orig_input=a, orig_output=pooled, grad=r, ksize=[1, 2, 2, 1], strides=[1, 2, 2, 1], padding='SAME')
+    window = [1, 2, 2, 1]
+    return tf.raw_ops.MaxPoolGrad(orig_input=a, orig_output=pooled, grad=r, ksize=window, strides=window, padding='SAME')
 
 
-PIXELS = partial(zbeta, low=-1e-6, high=1.0)  # not quite 0: else a corner that is all black under weights all > 0 has z = 0, and loses
+# Not quite 0: a corner that is all black under weights all > 0 would have z = 0, and its relevance would be lost.
+PIXELS = partial(zbeta, low=-1e-6, high=1.0)
 RULES = {  # --rule: the first layer name that matches decides
     'deep-taylor': [('conv1', PIXELS), ('*', zplus)],  # Montavon et al. 2017
     'zplus': [('*', zplus)],
@@ -105,20 +107,19 @@ class Explainer:
     """The trained network, its relevance graph for some rules and the session that runs both; built once."""
 
     def __init__(self, rules, logdir):
-        checkpoint = tf.train.latest_checkpoint(str(logdir), BEST)
-        if not checkpoint:
-            raise FileNotFoundError(f'no trained network in {logdir}: run mnist/train.py first, or give its --logdir')
+        checkpoint = best_checkpoint(logdir)
         with tf.Graph().as_default():
-            weights = variables()
+            made = variables()
+            weights = {name: (w.read_value(), b.read_value()) for name, (w, b) in made.items()}  # read once: equal ops are shared
             self.images = tf.placeholder(tf.float32, [None, 28, 28])
             self.target = tf.placeholder(tf.int64, [None])  # a class, or -1 for the most likely one
             a = forward(self.images[..., None], weights)
             self.logits = a[-1]
             target = tf.where(self.target < 0, tf.argmax(self.logits, 1), self.target)
-            start = self.logits * tf.one_hot(target, 10)
+            self.selected = self.logits * tf.one_hot(target, 10)  # where relevance starts: the target's logit, else zero
             self.results = {'logits': self.logits, 'targets': target}
             for rule in rules:
-                r = relevance(rule, a, weights, start)
+                r = relevance(rule, a, weights, self.selected)
                 self.results[f'relevance/{rule}'] = r[0][..., 0]
                 self.results[f'sums/{rule}'] = tf.stack([total(x) for x in r], 1)
             wanted = tf.global_variables()
@@ -185,7 +186,7 @@ def find_inputs(args, explainer):
 
 
 def explain_all(explainer, images, target):
-    """Explains any number of digits, batch by batch. Returns the results of Explainer, flat and whole: per rule 'relevance/<rule>'."""
+    """Explains any number of digits, batch by batch. Returns what Explainer returns."""
     bar = Progbar(len(images), unit_name='digit') if len(images) > BATCH and sys.stdout.isatty() else None
     results = {}
     for start in range(0, len(images), BATCH):
@@ -252,20 +253,19 @@ def parse(argv):
     parser.add_argument('--rule', nargs='+', choices=RULES, default=['deep-taylor'], metavar='R',
                         help=f'one heatmap for each: {", ".join(RULES)} (default: deep-taylor)')
     inputs = parser.add_mutually_exclusive_group()
-    inputs.add_argument('--digit', nargs='+', type=int, choices=range(10), metavar='D', help='a test digit of each of these classes')
+    inputs.add_argument('--digit', nargs='+', type=int, choices=range(10), metavar='D', help='a test digit of each class given')
     inputs.add_argument('--index', nargs='+', type=index, metavar='I', help='these test digits, counted from 0, or: all')
     inputs.add_argument('--image', nargs='+', type=Path, metavar='FILE',
                         help='your own pictures of one digit each, dark on light or light on dark, of any size')
-    parser.add_argument('--target', type=int, choices=range(10), metavar='T', help='explain this class instead of the most likely one')
-    parser.add_argument('--seed', type=int, default=0, help='draws the test digits (default: 0)')
+    parser.add_argument('--target', type=int, choices=range(10), metavar='T',
+                        help='explain this class instead of the most likely one')
+    parser.add_argument('--seed', type=seed, default=0, help='draws the test digits (default: 0)')
     parser.add_argument('--save-relevance', action='store_true', help='also write results/relevance.npz, the relevance as numbers')
     parser.add_argument('--data', type=Path, default=HERE / 'mnist.npz', metavar='FILE', help='default: mnist/mnist.npz')
-    parser.add_argument('--logdir', type=Path, default=HERE / 'logs', metavar='DIR', help='where train.py wrote (default: mnist/logs)')
+    parser.add_argument('--logdir', type=Path, default=HERE / 'logs', metavar='DIR', help='of train.py (default: mnist/logs)')
     parser.add_argument('--results', type=Path, default=HERE / 'results', metavar='DIR', help='default: mnist/results')
     args = parser.parse_args(argv)
     args.rule = list(dict.fromkeys(args.rule))
-    if args.seed < 0:
-        parser.error(f'--seed {args.seed}: expected 0 or more')
     if args.index and 'all' in args.index and args.index != ['all']:
         parser.error('--index all stands alone')
     return parser, args

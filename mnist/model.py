@@ -27,6 +27,7 @@ with silence():
     import tensorflow.compat.v1 as tf
 tf.logging.set_verbosity(tf.logging.ERROR)
 
+BEST = 'best_checkpoint'  # the file in the logdir that names the checkpoint of best validation accuracy
 LAYERS = [  # name, kind, weight shape: read down for the forward pass, up for the relevance
     ('conv1', 'conv', [3, 3, 1, 32]),
     ('conv2', 'conv', [3, 3, 32, 64]),
@@ -73,6 +74,14 @@ def forward(images, weights, dropout_seed=None):
         if name == 'dense1' and dropout_seed is not None:
             a[-1] = tf.nn.experimental.stateless_dropout(a[-1], rate=0.5, seed=dropout_seed)
     return a
+
+
+def best_checkpoint(logdir):
+    """The checkpoint of best validation accuracy. Raises FileNotFoundError if nothing was trained there."""
+    best = tf.train.get_checkpoint_state(str(logdir), BEST)
+    if not best:
+        raise FileNotFoundError(f'no trained network in {logdir}: run mnist/train.py first, or give its --logdir')
+    return best.model_checkpoint_path
 
 
 def restore(session, saver, checkpoint, wanted):

@@ -11,7 +11,7 @@ PICTURE_ERRORS = (OSError, ValueError, SyntaxError, Image.DecompressionBombError
 def digit(path):
     """Reads a picture of one digit, of any size and mode, as MNIST would show it.
 
-    Light ink on a dark ground, the ink 20 pixels wide or high, its centre of mass in the middle (LeCun et al. 1998).
+    Light ink on a dark ground, the ink 20 pixels wide or high, its centre of mass at (14, 14) (LeCun et al. 1998).
     Returns [28, 28] float32 in [0, 1]. Raises FileNotFoundError, or ValueError where there is no readable picture or no ink.
     """
     try:
@@ -47,19 +47,18 @@ def to_grey(image):
 
 def shrink(ink):
     """Cuts out the ink and scales its longer side to 20 pixels."""
-    rows, columns = np.nonzero(ink.max(1) > 0.2)[0], np.nonzero(ink.max(0) > 0.2)[0]
+    rows, columns = np.flatnonzero(ink.max(1)), np.flatnonzero(ink.max(0))
     ink = ink[rows[0]:rows[-1] + 1, columns[0]:columns[-1] + 1]
     height, width = (max(1, round(20 * side / max(ink.shape))) for side in ink.shape)
-    small = Image.fromarray(ink.astype(np.float32)).resize((width, height), Image.Resampling.BOX if max(ink.shape) >= 20 else Image.Resampling.BILINEAR)
-    ink = np.asarray(small)
+    ink = np.asarray(Image.fromarray(ink.astype(np.float32)).resize((width, height), Image.Resampling.BILINEAR))
     return ink / ink.max()
 
 
 def centre(ink):
-    """Lays the ink on 28x28 with its centre of mass in the middle, as far as it fits."""
+    """Lays the ink on 28x28 with its centre of mass at (14, 14), as MNIST has it, as far as it fits."""
     height, width = ink.shape
     y, x = (np.average(np.arange(side), weights=ink.sum(1 - axis)) for axis, side in enumerate(ink.shape))
-    top, left = (int(np.clip(round(13.5 - mass), 0, 28 - side)) for mass, side in ((y, height), (x, width)))
+    top, left = (int(np.clip(round(14 - mass), 0, 28 - side)) for mass, side in ((y, height), (x, width)))
     image = np.zeros((28, 28), np.float32)
     image[top:top + height, left:left + width] = ink
     return image
@@ -68,9 +67,10 @@ def centre(ink):
 def draw(image, heatmaps, title):
     """Draws a digit beside its heatmaps {rule: [28, 28]}, each scaled by its own largest absolute value, zero in the centre."""
     side, bar = 252, 28
+    colours = matplotlib.colormaps['seismic'].resampled(255)  # an odd number: zero is exactly the centre
     panels = {title: np.repeat(np.uint8(255 * image)[..., None], 3, -1)}
     for rule, r in heatmaps.items():
-        panels[rule] = matplotlib.colormaps['seismic'](0.5 + 0.5 * r / (np.abs(r).max() or 1), bytes=True)[..., :3]
+        panels[rule] = colours(0.5 + 0.5 * r / (np.abs(r).max() or 1), bytes=True)[..., :3]
     sheet = Image.new('RGB', (len(panels) * (side + 8) + 8, side + bar + 8), 'white')
     pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(16)
     for i, (label, pixels) in enumerate(panels.items()):

@@ -12,12 +12,11 @@ import tempfile
 
 import numpy as np
 
-from model import forward, restore, tf, variables  # first: it keeps TensorFlow's start-up messages off the screen
+from model import BEST, best_checkpoint, forward, restore, tf, variables  # first: it keeps TensorFlow's start-up messages off the screen
 import data
 from keras.utils import Progbar
 
 HERE = Path(__file__).resolve().parent
-BEST = 'best_checkpoint'  # the file in the logdir that names the checkpoint of best validation accuracy
 SAVE_EVERY = 100  # steps
 L2 = 1e-4
 
@@ -33,7 +32,7 @@ def parse(argv):
     parser.add_argument('--batch-size', type=positive(int), default=128, help='digits per step (default: 128)')
     parser.add_argument('--learning-rate', type=positive(float), default=1e-3,
                         help='highest rate; it rises over the first tenth of the steps and falls along a cosine (default: 0.001)')
-    parser.add_argument('--seed', type=int, default=0, help='draws the weights, the order of the digits and the dropout (default: 0)')
+    parser.add_argument('--seed', type=seed, default=0, help='draws weights, order, shifts and dropout (default: 0)')
     parser.add_argument('--precision', choices=['float32', 'bfloat16'], default='float32',
                         help='bfloat16: TensorFlow computes convolutions and products in 16 bits where the processor can')
     parser.add_argument('--data', type=Path, default=HERE / 'mnist.npz', metavar='FILE', help='default: mnist/mnist.npz')
@@ -44,11 +43,18 @@ def parse(argv):
 def positive(kind):
     def number(text):
         value = kind(text)
-        if not 0 < value < float('inf'):
+        if not 0 < value < 10 ** 6:
             raise ValueError
         return value
     number.__name__ = f'positive {kind.__name__}'
     return number
+
+
+def seed(text):
+    value = int(text)
+    if not 0 <= value < 2 ** 31:
+        raise ValueError
+    return value
 
 
 def session_config(precision):
@@ -83,9 +89,9 @@ class Trainer:
         self.predicted = tf.argmax(forward(pixels, self.weights)[-1], 1)
         logits = forward(pixels, self.weights, dropout_seed=tf.stack([np.int64(args.seed), self.step]))[-1]
         self.build_training(logits, learning_rate(self.step, steps, args.learning_rate))
-        self.saver = tf.train.Saver(max_to_keep=3)
+        self.saver = tf.train.Saver(max_to_keep=3, save_relative_paths=True)  # the folder can be moved
         self.best_variables = [variable for pair in self.weights.values() for variable in pair]
-        self.best_saver = tf.train.Saver(self.best_variables, max_to_keep=1)
+        self.best_saver = tf.train.Saver(self.best_variables, max_to_keep=1, save_relative_paths=True)
         self.session = tf.Session(config=session_config(args.precision))
 
     def kept(self, name, value):
@@ -171,8 +177,7 @@ def train(args):
             writer.add_summary(tf.Summary(value=[tf.Summary.Value(tag='validation_accuracy', simple_value=accuracy)]),
                                (number + 1) * total)
             print(f'validation accuracy {accuracy:.2%}')
-    best = tf.train.latest_checkpoint(str(args.logdir), BEST)
-    restore(trainer.session, trainer.best_saver, best, trainer.best_variables)
+    restore(trainer.session, trainer.best_saver, best_checkpoint(args.logdir), trainer.best_variables)
     print(f'test accuracy {trainer.accuracy(*test):.2%} (weights of the best validation accuracy, seed {args.seed})')
 
 

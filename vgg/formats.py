@@ -12,7 +12,7 @@ def open_weights(path, stack):
     each layer, in the order of the forward pass, and the class names or None."""
     classes = None
     if path.suffix == '.npz':
-        file = stack.enter_context(np.load(path, allow_pickle=False))
+        file = stack.enter_context(np.load(stack.enter_context(open(path, 'rb')), allow_pickle=False))
         classes = [str(name) for name in file['classes']] if 'classes' in file else None
         entries = npz_entries(file)
     elif path.suffix == '.keras':

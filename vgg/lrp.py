@@ -19,14 +19,16 @@ from pathlib import Path
 import numpy as np
 
 # model first: it keeps TensorFlow's start-up messages off the screen
-from model import DEPTHS, class_names, find_target, forward, keras, linear, load, session_config, tf, weight_file
+from model import affine, class_names, find_target, forward, linear, load, session_config, stored, tf, weight_file
 from pictures import find, unique
-from pipeline import Parser, check_results, explain_pictures
+from pipeline import Parser, add_network_options, check_results, explain_pictures, positive_int
+from keras.applications.vgg16 import preprocess_input
 import matplotlib
 
 HERE = Path(__file__).resolve().parent
 LOW = np.float32([-103.939, -116.779, -123.68])  # black after Keras's preprocessing: BGR, mean of ImageNet subtracted
 HIGH = LOW + np.float32(255)  # white
+WINDOW = [1, 2, 2, 1]  # of the pooling layers
 TINY = 1e-20  # the stabiliser of the rules whose z never changes sign: too small to be seen in any sum
 
 
@@ -35,26 +37,15 @@ TINY = 1e-20  # the stabiliser of the rules whose z never changes sign: too smal
 def transposed(layer, s, w, a):
     """The transpose of `linear`: sends s, shaped like the layer's output, back along the weights to the shape of a."""
     if layer[1] == 'conv':
-        return tf.raw_ops.Conv2DBackpropInput(input_sizes=tf.shape(a), filter=w, out_backprop=s, strides=[1, 1, 1, 1], padding='SAME')
+        return tf.raw_ops.Conv2DBackpropInput(input_sizes=tf.shape(a), filter=w, out_backprop=s, strides=[1] * 4, padding='SAME')
     if layer[1] == 'pool':
-        return tf.raw_ops.AvgPoolGrad(orig_input_shape=tf.shape(a), grad=w * s, ksize=[1, 2, 2, 1], strides=[1, 2, 2, 1], padding='VALID')
+        return tf.raw_ops.AvgPoolGrad(orig_input_shape=tf.shape(a), grad=w * s, ksize=WINDOW, strides=WINDOW, padding='VALID')
     return tf.matmul(s, w, transpose_b=True)
 
 
 def stabilise(z, eps):
     """z + eps * sign(z) with sign(0) = +1: never zero."""
     return z + tf.where_v2(z >= 0, eps, -eps)
-
-
-def stored(w, change, value):
-    """`value`, which depends on the weights w alone, as a variable: computed when the session starts, not again at every run."""
-    known = dict(tf.get_collection('stored'))
-    if (w.name, change) not in known:
-        variable = tf.get_variable(f'{w.op.name}/{change}', initializer=value, trainable=False, use_resource=True,
-                                   collections=[tf.GraphKeys.LOCAL_VARIABLES])
-        known[w.name, change] = variable.read_value()
-        tf.add_to_collection('stored', ((w.name, change), known[w.name, change]))
-    return known[w.name, change]
 
 
 def positive(w):
@@ -109,7 +100,7 @@ def flat(layer, a, w, b, r):
 
 def epsilon(layer, a, w, b, r, eps=1e-6):
     """Epsilon rule (Bach et al. 2015, Eq. 58). Conserves up to what the bias and eps absorb."""
-    z = linear(layer, a, w) + b
+    z = affine(layer, a, w, b)
     s = r / stabilise(z, eps)
     c = transposed(layer, s, w, a)
     return a * c
@@ -117,17 +108,32 @@ def epsilon(layer, a, w, b, r, eps=1e-6):
 
 def gamma(layer, a, w, b, r, gamma=0.25):
     """Gamma rule for inputs a >= 0 (Montavon et al. 2019, Sec. 10.2.3): positive weights count 1 + gamma times."""
-    return epsilon(layer, a, stored(w, f'gamma_{gamma}', w + gamma * tf.maximum(w, 0.0)), b + gamma * tf.maximum(b, 0.0), r, eps=1e-9)
+    w = stored(w, f'gamma_{gamma}', w + gamma * tf.maximum(w, 0.0))
+    return epsilon(layer, a, w, b + gamma * tf.maximum(b, 0.0), r, eps=1e-9)
 
 
 def lifted(layer, a, w, b, r, share):
     """z + 1e-9 + share * (root mean square of z over the image's layer), the stabiliser of Montavon et al.'s tutorial (2019)."""
-    z = linear(layer, a, w) + b
+    z = affine(layer, a, w, b)
     if share:
         z += share * tf.sqrt(tf.reduce_mean(z * z, list(range(1, z.shape.rank)), keepdims=True))
     s = tf.math.divide_no_nan(r, z + 1e-9)
     c = transposed(layer, s, w, a)
     return a * c
+
+
+def rise(layer, a, w, b):
+    """What lifts z: sum a w + b+, for products a w >= 0, stabilised; TensorFlow adds the bias within the linear operation."""
+    return linear(layer, a, w) + (tf.maximum(b, 0.0) + TINY)
+
+
+def fall(layer, a, w, b):
+    """What lowers z: sum a w + b-, for products a w <= 0, stabilised."""
+    return linear(layer, a, w) + (tf.minimum(b, 0.0) - TINY)
+
+
+def times(factor, r):
+    return r if factor == 1 else factor * r
 
 
 def alpha_beta(layer, a, w, b, r, alpha, beta=None, signed=True):
@@ -140,17 +146,17 @@ def alpha_beta(layer, a, w, b, r, alpha, beta=None, signed=True):
     if signed:
         a = tf.concat([tf.maximum(a, 0.0), tf.minimum(a, 0.0)], -1)
         lifts, lowers = tf.concat([lifts, lowers], -2), tf.concat([lowers, lifts], -2)
-    s = alpha * r / (linear(layer, a, lifts) + tf.maximum(b, 0.0) + TINY)
+    s = times(alpha, r) / rise(layer, a, lifts, b)
     c = transposed(layer, s, lifts, a)
     if beta:
-        s = beta * r / (linear(layer, a, lowers) + tf.minimum(b, 0.0) - TINY)
+        s = times(beta, r) / fall(layer, a, lowers, b)
         c -= transposed(layer, s, lowers, a)
     return tf.add_n(tf.split(a * c, 2, -1)) if signed else a * c
 
 
 def max_pool(a, pooled, r):
     """The winner takes all; of equal inputs the first one in its window."""
-    return tf.raw_ops.MaxPoolGrad(orig_input=a, orig_output=pooled, grad=r, ksize=[1, 2, 2, 1], strides=[1, 2, 2, 1], padding='VALID')
+    return tf.raw_ops.MaxPoolGrad(orig_input=a, orig_output=pooled, grad=r, ksize=WINDOW, strides=WINDOW, padding='VALID')
 
 
 BOX = partial(zbeta, low=LOW, high=HIGH)
@@ -177,8 +183,17 @@ def rule_of(composite, name):
     return next(rule for pattern, rule in COMPOSITES[composite] if fnmatch(name, pattern))
 
 
-def relevance(composite, layers, a, weights, r):
-    """Walks the layer table upwards from the relevance r of the logits. Returns r[0..L], r[i] of the shape of a[i]."""
+def after(r, a):
+    """a, but not before r is there: what a rule computes from it is not computed long before it is used, and held in memory."""
+    with tf.control_dependencies([r]):
+        return tf.identity(a)
+
+
+def relevance(composite, layers, a, weights, r, alone=False):
+    """Walks the layer table upwards from the relevance r of the logits. Returns r[0..L], r[i] of the shape of a[i].
+
+    alone: no other composite is in the graph, so none shares this one's z.
+    """
     result = [r]
     for i, layer in reversed(list(enumerate(layers))):
         name, kind, _ = layer
@@ -188,18 +203,20 @@ def relevance(composite, layers, a, weights, r):
             r = max_pool(a[i], a[i + 1], r)
         else:
             w, b = weights.get(name, (tf.ones([]), tf.zeros([])))  # a mean has no weights
-            r = rule_of(composite, name)(layer, a[i], w, b, r)
+            rule = rule_of(composite, name)
+            late = alone and rule in (zplus, gamma, ALPHA1)  # the others use the forward pass's z, or are at the pixels, last
+            r = rule(layer, after(r, a[i]) if late else a[i], w, b, r)
         result.insert(0, r)
     return result
 
 
-def split_linear(composites):
-    """`linear` for the forward pass: where alpha2 needs z+ and z- the forward pass is made of the same two, not of a third."""
-    def split(layer, a, w):
+def affine_of(composites):
+    """`affine` for the forward pass: where alpha2 needs rise and fall anyway, z is their sum, so no third operation is run."""
+    def shared(layer, a, w, b):
         if any(rule_of(composite, layer[0]) is ALPHA2 for composite in composites):
-            return linear(layer, a, positive(w)) + linear(layer, a, negative(w))
-        return linear(layer, a, w)
-    return split
+            return rise(layer, a, positive(w), b) + fall(layer, a, negative(w), b)
+        return affine(layer, a, w, b)
+    return shared
 
 
 class Explainer:
@@ -208,17 +225,18 @@ class Explainer:
     def __init__(self, composites, model, path, precision='float32'):
         with tf.Graph().as_default():
             self.session = tf.Session(config=session_config(precision))
-            self.layers, weights, self.classes = load(self.session, model, path)
+            self.layers, self.weights, self.classes = load(self.session, model, path)
             self.pixels = tf.placeholder(tf.float32, [None, 224, 224, 3])
             self.target = tf.placeholder(tf.int64, [None])
-            self.activations = forward(self.pixels, self.layers, weights, split_linear(composites))
+            self.activations = forward(self.pixels, self.layers, self.weights, affine_of(composites))
             logits = self.activations[-1]
             self.count = logits.shape[-1]  # of classes
             ranked = tf.cast(tf.math.top_k(logits, self.count).indices, tf.int64)
             place = tf.maximum(-1 - self.target, 0)
             target = tf.where(self.target < 0, tf.gather(ranked, place, batch_dims=1), self.target)
-            start = logits * tf.one_hot(target, self.count)
-            self.relevance = {name: relevance(name, self.layers, self.activations, weights, start) for name in composites}
+            self.selected = logits * tf.one_hot(target, self.count)  # where relevance starts: the target's logit, else zero
+            self.relevance = {name: relevance(name, self.layers, self.activations, self.weights, self.selected, len(composites) == 1)
+                              for name in composites}
             self.results = {'logits': logits, 'targets': target}
             self.blocks = {}  # 'layers/<composite>/<layer>': [n, h, w], the relevance of the pixels and after each pooling layer
             for name, r in self.relevance.items():
@@ -234,8 +252,12 @@ class Explainer:
         Returns {'logits': [n, classes], 'targets': [n], per composite 'relevance/<composite>': [n, 224, 224, 3], RGB}, float32,
         and with `blocks` the relevance of the pixels and after each pooling layer, 'layers/<composite>/<layer>': [n, h, w].
         """
-        pixels = keras.applications.vgg16.preprocess_input(images.astype(np.float32))
+        pixels = preprocess_input(images.astype(np.float32))
         return self.session.run({**self.results, **(self.blocks if blocks else {})}, {self.pixels: pixels, self.target: targets})
+
+    def classify(self, images):
+        """The logits [n, classes] of images [n, 224, 224, 3], RGB, uint8."""
+        return self.session.run(self.activations[-1], {self.pixels: preprocess_input(images.astype(np.float32))})
 
 
 def explain(args):
@@ -252,33 +274,16 @@ def explain(args):
     return explain_pictures(explainer, paths, names, classes, targets, args)
 
 
-def positive_int(text):
-    if int(text) < 1:
-        raise ValueError
-    return int(text)
-
-
 def parse(argv):
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('image', nargs='+', metavar='IMAGE', help='a picture, a folder of pictures, @list.txt with a path on each line, '
-                                                                  'or - for such a list on standard input')
-    parser.add_argument('--model', choices=DEPTHS, default='vgg16', help='default: vgg16')
-    parser.add_argument('--weights', default='imagenet', metavar='imagenet|caltech101|FILE',
-                        help='imagenet: from Keras, downloaded once (default); caltech101: bundled, 101 classes, vgg16; '
-                             'FILE: your VGG with any dense head, .npz, .h5, .weights.h5 or .keras')
+    add_network_options(parser, COMPOSITES, ['deep-taylor'])
     parser.add_argument('--classes', type=Path, metavar='FILE', help='names of the classes, one on each line')
-    parser.add_argument('--rule', nargs='+', choices=COMPOSITES, default=['deep-taylor'], metavar='R',
-                        help=f'one heatmap for each: {", ".join(COMPOSITES)} (default: deep-taylor)')
     which = parser.add_mutually_exclusive_group()
     which.add_argument('--target', metavar='NAME_OR_INDEX', help='explain this class instead of the most likely one')
     which.add_argument('--top', type=positive_int, default=1, metavar='K', help='explain the K most likely classes, a row for each')
-    parser.add_argument('--batch-size', type=positive_int, default=8, metavar='N', help='pictures explained at once (default: 8)')
-    parser.add_argument('--precision', choices=['float32', 'bfloat16'], default='float32',
-                        help='bfloat16: 16 bits inside the network, faster where the processor can (default: float32)')
-    parser.add_argument('--layers', action='store_true', help='also write <name>_layers.jpg, the relevance after each pooling layer')
+    parser.add_argument('--layers', action='store_true', help='also write <name>_layers.jpg: after each pooling layer')
     parser.add_argument('--save-relevance', action='store_true', help='also write <name>.npz, the relevance as numbers')
     parser.add_argument('--cmap', default='seismic', metavar='NAME', help="one of matplotlib's colour maps (default: seismic)")
-    parser.add_argument('--results', type=Path, default=HERE / 'results', metavar='DIR', help='default: vgg/results')
     args = parser.parse_intermixed_args(argv)
     args.rule = list(dict.fromkeys(args.rule))
     if args.cmap not in matplotlib.colormaps:
@@ -288,12 +293,7 @@ def parse(argv):
 
 def main(argv=None):
     parser, args = parse(argv)
-    try:
-        broken = explain(args)
-    except (ValueError, OSError) as error:
-        parser.error(str(error))
-    if broken:
-        parser.exit(1, ''.join(f'{parser.prog}: {line}\n' for line in broken))
+    parser.run(explain, args)
 
 
 if __name__ == '__main__':

@@ -74,11 +74,16 @@ def linear(layer, a, w):
     return tf.matmul(a, w)
 
 
-def forward(pixels, layers, weights, linear=linear):
+def affine(layer, a, w, b):
+    """What a layer computes before its ReLU."""
+    return linear(layer, a, w) + b
+
+
+def forward(pixels, layers, weights, affine=affine):
     """The network from the pixels to the logits.
 
-    pixels: [n, 224, 224, 3], BGR, mean subtracted; layers: a layer table; weights: {layer name: (w, b)}; linear: computes the
-    linear part of a layer. Returns the activations a[0..L]: a[i] is the input of layer i, a[0] the pixels, a[L] the logits.
+    pixels: [n, 224, 224, 3], BGR, mean subtracted; layers: a layer table; weights: {layer name: (w, b)}; affine: computes z.
+    Returns the activations a[0..L]: a[i] is the input of layer i, a[0] the pixels, a[L] the logits.
     """
     a = [pixels]
     for layer in layers:
@@ -89,7 +94,7 @@ def forward(pixels, layers, weights, linear=linear):
             a.append(tf.reshape(a[-1], [-1, np.prod(a[-1].shape[1:].as_list())]))
         else:
             w, b = weights[name]
-            z = linear(layer, a[-1], w) + b
+            z = affine(layer, a[-1], w, b)
             a.append(z if layer is layers[-1] else tf.nn.relu(z))
     return a
 
@@ -138,7 +143,19 @@ def variables(session, name, shape, read):
         value = tf.placeholder(tf.float32, shape)
         variable = tf.get_variable(f'{name}/{part}', initializer=value, trainable=False, use_resource=True)
         session.run(variable.initializer, {value: array})
-        yield variable.read_value()
+        with tf.name_scope(name):
+            yield variable.read_value()
+
+
+def stored(w, change, value):
+    """`value`, which depends on the weights w alone, as a variable: computed when the session starts, not again at every run."""
+    known = dict(tf.get_collection('stored'))
+    if (w.name, change) not in known:
+        variable = tf.get_variable(f'{w.op.name}/{change}', initializer=value, trainable=False, use_resource=True,
+                                   collections=[tf.GraphKeys.LOCAL_VARIABLES])
+        known[w.name, change] = variable.read_value()
+        tf.add_to_collection('stored', ((w.name, change), known[w.name, change]))
+    return known[w.name, change]
 
 
 def weight_file(model, source):

@@ -11,8 +11,9 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 from model import SIZE
 
 HEIGHT = 288  # of a panel, in pixels
+COLUMNS = 6  # panels in a line
 PERCENTILE = 99.5  # of |relevance| that gets the colour map's end: single pixels must not pale all others
-PICTURE_ERRORS = (OSError, ValueError, SyntaxError, MemoryError, Image.DecompressionBombError)  # what Pillow raises on a bad file
+PICTURE_ERRORS = (OSError, ValueError, SyntaxError, MemoryError, Image.DecompressionBombError)  # Pillow's own
 
 
 def find(arguments):
@@ -79,20 +80,24 @@ def colour(r, size, cmap):
 
 
 def panels(photograph, rows, cmap):
-    """Draws the photograph beside its heatmaps, a row for each target: rows of (title, {label: relevance [224, 224]})."""
+    """Draws the photograph beside its heatmaps, for each target in turn: rows of (title, {label: relevance [h, w]}).
+
+    A row of more than six panels goes on in the next line.
+    """
     gap, bar = 8, 28
     width, height = photograph.size
-    columns = 1 + max(len(heatmaps) for _, heatmaps in rows)
-    sheet = Image.new('RGB', (gap + columns * (width + gap), len(rows) * (bar + height + gap)), 'white')
+    cells = [[(title, photograph)] + [(label, colour(r, photograph.size, cmap)) for label, r in heatmaps.items()]
+             for title, heatmaps in rows]
+    lines = [row[start:start + COLUMNS] for row in cells for start in range(0, len(row), COLUMNS)]
+    sheet = Image.new('RGB', (gap + max(map(len, lines)) * (width + gap), len(lines) * (bar + height + gap)), 'white')
     pen = ImageDraw.Draw(sheet)
-    for i, (title, heatmaps) in enumerate(rows):
+    for i, line in enumerate(lines):
         top = i * (bar + height + gap) + bar
-        images = {title: photograph, **{label: colour(r, photograph.size, cmap) for label, r in heatmaps.items()}}
-        for j, (label, image) in enumerate(images.items()):
+        for j, (label, image) in enumerate(line):
             left = gap + j * (width + gap)
             sheet.paste(image, (left, top))
             pen.text((left + width / 2, top - bar / 2), label, 'black', fitting_font(label, width), anchor='mm')
-            if j:
+            if image is not photograph:
                 pen.rectangle((left, top, left + width - 1, top + height - 1), outline='lightgrey')
     return sheet
 

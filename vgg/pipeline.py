@@ -2,19 +2,63 @@
 import argparse
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 import sys
 import tempfile
 
 from keras.utils import Progbar
 import numpy as np
 
-from model import probabilities
+from model import DEPTHS, probabilities
 from pictures import open_picture, panels, write, write_picture
+
+HERE = Path(__file__).resolve().parent
 
 
 class Parser(argparse.ArgumentParser):
+    """Says in one line what is wrong with a command."""
+
     def error(self, message):
         self.exit(2, f'{self.prog}: {message}\n')
+
+    def run(self, job, args):
+        """Runs job(args), which returns a line for each input that failed, and exits with the status that this means."""
+        try:
+            failures = job(args)
+        except (ValueError, OSError) as error:
+            self.error(str(error))
+        if failures:
+            self.exit(1, ''.join(f'{self.prog}: {line}\n' for line in failures))
+
+
+def positive_int(text):
+    if int(text) < 1:
+        raise ValueError
+    return int(text)
+
+
+def seed(text):
+    value = int(text)
+    if not 0 <= value < 2 ** 31:
+        raise ValueError
+    return value
+
+
+def add_network_options(parser, composites, default):
+    """Adds the options that all scripts of this folder share: pictures, network, rules, and how to run them."""
+    parser.add_argument('image', nargs='+', metavar='IMAGE',
+                        help='a picture, a folder of pictures, @list.txt with a path on each line, or - for such a list on '
+                             'standard input')
+    parser.add_argument('--model', choices=DEPTHS, default='vgg16', help='vgg16 or vgg19 (default: vgg16)')
+    parser.add_argument('--weights', default='imagenet', metavar='imagenet|caltech101|FILE',
+                        help='imagenet: from Keras, downloaded once (default); caltech101: bundled, 101 classes, vgg16; '
+                             'FILE: your VGG with any dense head, .npz, .h5, .weights.h5 or .keras')
+    parser.add_argument('--rule', nargs='+', choices=composites, default=default, metavar='R',
+                        help=f'of {", ".join(composites)} (default: {" ".join(default)})')
+    parser.add_argument('--batch-size', type=positive_int, default=8, metavar='N', help='pictures explained at once (default: 8)')
+    parser.add_argument('--precision', choices=['float32', 'bfloat16'], default='float32',
+                        help='bfloat16: 16 bits inside the network, faster where the processor can (default: float32)')
+    parser.add_argument('--results', type=Path, default=HERE / 'results', metavar='DIR', help='default: vgg/results')
 
 
 def check_results(folder, paths, names):
