@@ -116,8 +116,10 @@ def evaluate(args):
 
 def parse(argv):
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--rule', nargs='+', choices=RULES, default=list(RULES), metavar='R', help=f'of {", ".join(RULES)} (default: all)')
-    parser.add_argument('--digits', type=positive(int), default=1000, metavar='N', help='test digits, drawn by the seed (default: 1000)')
+    parser.add_argument('--rule', nargs='+', choices=RULES, default=list(RULES), metavar='R',
+                        help=f'of {", ".join(RULES)} (default: all)')
+    parser.add_argument('--digits', type=positive(int), default=1000, metavar='N',
+                        help='test digits, drawn by the seed (default: 1000)')
     parser.add_argument('--steps', type=positive(int), default=50, metavar='N', help='of four pixels each, up to 196 (default: 50)')
     parser.add_argument('--seed', type=seed, default=0, help='draws digits and random order (default: 0)')
     parser.add_argument('--data', type=Path, default=HERE / 'mnist.npz', metavar='FILE', help='default: mnist/mnist.npz')

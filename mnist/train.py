@@ -12,7 +12,7 @@ import tempfile
 
 import numpy as np
 
-from model import BEST, best_checkpoint, forward, restore, tf, variables  # first: it keeps TensorFlow's start-up messages off the screen
+from model import BEST, best_checkpoint, forward, restore, tf, variables  # first: it silences TensorFlow
 import data
 from keras.utils import Progbar
 

@@ -2,10 +2,10 @@
 
     python vgg/flip.py vgg/images --weights caltech101 --precision bfloat16
 
-Lays a grid of 16x16 pixel regions over each picture and replaces them by noise, five at each step, the most relevant ones first, and
-again the least relevant ones first; follows the logit of the class that the network saw. AOPC is the mean drop of the logit over
-all steps and pictures (Samek et al. 2017, Eq. 12): with most relevant first the larger the better, with least relevant first the
-smaller. For all rules of lrp.py, gradient x input and random order. Writes results/flipping.png and prints a table. Takes TIME
+Lays a grid of 16x16 pixel regions over each picture and replaces them by noise, five at each step, the most relevant ones first,
+and again the least relevant ones first; follows the logit of the class that the network saw. AOPC is the mean drop of the logit
+over all steps and pictures (Samek et al. 2017, Eq. 12): with most relevant first the larger the better, with least relevant first
+the smaller. For all rules of lrp.py, gradient x input and random order. Writes results/flipping.png and prints a table. Takes TIME
 for the 24 bundled photographs on 2 cores.
 """
 import argparse
@@ -15,7 +15,7 @@ import numpy as np
 from model import tf, weight_file  # first: it keeps TensorFlow's messages off the screen
 from lrp import COMPOSITES, Explainer
 from pictures import find, open_picture, write
-from pipeline import Parser, add_network_options, batches, check_results, positive_int, seed
+from pipeline import Parser, add_network_options, batches, check_writable, positive_int, seed
 from keras.applications.vgg16 import preprocess_input
 from keras.utils import Progbar
 from matplotlib.figure import Figure
@@ -83,8 +83,8 @@ def draw(results, composites):
         for i, method in enumerate(composites + ['gradient x input', 'random']):
             logits = results.get((method, which), results[method, 'most'])
             style = '-' if method in composites else ':' if method == 'random' else '--'
-            axes.plot(REGIONS_PER_STEP * np.arange(len(logits)), logits.mean(1), style, color=f'C{i}' if i < 10 else 'k', label=method,
-                      marker='.' if i >= 10 else None)
+            axes.plot(REGIONS_PER_STEP * np.arange(len(logits)), logits.mean(1), style, label=method,
+                      color=f'C{i}' if i < 10 else 'k', marker='.' if i >= 10 else None)
         axes.set(xlabel=f'regions of 196 replaced by noise, {which} relevant first', ylabel='mean logit of the class first seen')
         axes.grid(alpha=0.3)
     figure.legend(*axes.get_legend_handles_labels(), loc='outside right upper')
@@ -103,7 +103,7 @@ def table(results):
 
 def evaluate(args):
     """Does what the command line asks. Returns a line for each picture that could not be read."""
-    check_results(args.results, [], [])
+    check_writable(args.results)
     images, broken = read(find(args.image))
     if not images:
         return broken

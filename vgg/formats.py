@@ -12,7 +12,11 @@ def open_weights(path, stack):
     each layer, in the order of the forward pass, and the class names or None."""
     classes = None
     if path.suffix == '.npz':
-        file = stack.enter_context(np.load(stack.enter_context(open(path, 'rb')), allow_pickle=False))
+        opened = stack.enter_context(open(path, 'rb'))
+        if not zipfile.is_zipfile(opened):
+            raise ValueError('no .npz file, or not the whole of one')
+        opened.seek(0)
+        file = stack.enter_context(np.load(opened, allow_pickle=False))
         classes = [str(name) for name in file['classes']] if 'classes' in file else None
         entries = npz_entries(file)
     elif path.suffix == '.keras':
@@ -41,13 +45,14 @@ def npz_entries(file):
 def keras2_entries(group):
     """The layout of Keras 2, and of the published ImageNet weights: the file lists its layers and their arrays in order."""
     arrays = [(layer, name) for layer in texts(group.attrs['layer_names']) for name in texts(group[layer].attrs['weight_names'])]
-    entries = []
+    entries, biases = [], set()
     for (layer, name), (next_layer, bias) in zip(arrays, arrays[1:] + [(None, None)]):
         shape = group[layer][name].shape
         if len(shape) in (2, 4):
             has_bias = next_layer == layer and len(group[layer][bias].shape) == 1
             entries.append((layer, shape, partial(read_pair, group[layer], name, bias if has_bias else None)))
-        elif len(shape) != 1:
+            biases |= {(next_layer, bias)} if has_bias else set()
+        elif (layer, name) not in biases and 'seed_generator' not in name:  # the state of a dropout layer
             raise ValueError(f'layer {layer} holds {name} of shape {list(shape)}, which is no weight of VGG')
     return entries
 
@@ -66,6 +71,8 @@ def keras3_entries(file):
         if len(group['0'].shape) in (2, 4):
             name = group.attrs.get('name', path)
             entries.append((name, group['0'].shape, partial(read_pair, group, '0', '1' if '1' in group else None)))
+        elif 'seed_generator' not in path:  # the state of a dropout layer
+            raise ValueError(f'layer {group.attrs.get("name", path)} is neither convolution nor dense: no VGG')
     return entries
 
 

@@ -20,8 +20,8 @@ import numpy as np
 
 # model first: it keeps TensorFlow's start-up messages off the screen
 from model import affine, class_names, find_target, forward, linear, load, session_config, stored, tf, weight_file
-from pictures import find, unique
-from pipeline import Parser, add_network_options, check_results, explain_pictures, positive_int
+from pictures import find
+from pipeline import Parser, add_network_options, check_writable, explain_pictures, positive_int, result_names
 from keras.applications.vgg16 import preprocess_input
 import matplotlib
 
@@ -132,10 +132,6 @@ def fall(layer, a, w, b):
     return linear(layer, a, w) + (tf.minimum(b, 0.0) - TINY)
 
 
-def times(factor, r):
-    return r if factor == 1 else factor * r
-
-
 def alpha_beta(layer, a, w, b, r, alpha, beta=None, signed=True):
     """Alpha-beta rule (Bach et al. 2015, Eq. 60): alpha times what lifts z, less beta = alpha - 1 times what lowers it.
 
@@ -146,10 +142,10 @@ def alpha_beta(layer, a, w, b, r, alpha, beta=None, signed=True):
     if signed:
         a = tf.concat([tf.maximum(a, 0.0), tf.minimum(a, 0.0)], -1)
         lifts, lowers = tf.concat([lifts, lowers], -2), tf.concat([lowers, lifts], -2)
-    s = times(alpha, r) / rise(layer, a, lifts, b)
+    s = (r if alpha == 1 else alpha * r) / rise(layer, a, lifts, b)
     c = transposed(layer, s, lifts, a)
     if beta:
-        s = times(beta, r) / fall(layer, a, lowers, b)
+        s = (r if beta == 1 else beta * r) / fall(layer, a, lowers, b)
         c -= transposed(layer, s, lowers, a)
     return tf.add_n(tf.split(a * c, 2, -1)) if signed else a * c
 
@@ -184,7 +180,7 @@ def rule_of(composite, name):
 
 
 def after(r, a):
-    """a, but not before r is there: what a rule computes from it is not computed long before it is used, and held in memory."""
+    """a, but not before r is there: so what a rule computes from it is not held in memory from early on."""
     with tf.control_dependencies([r]):
         return tf.identity(a)
 
@@ -211,9 +207,13 @@ def relevance(composite, layers, a, weights, r, alone=False):
 
 
 def affine_of(composites):
-    """`affine` for the forward pass: where alpha2 needs rise and fall anyway, z is their sum, so no third operation is run."""
+    """`affine` for the forward pass: where alpha2 needs rise and fall anyway, z is their sum, so no third operation is run.
+
+    Not where epsilon divides by z: their sum rounds otherwise, and epsilon would depend on the rules beside it.
+    """
     def shared(layer, a, w, b):
-        if any(rule_of(composite, layer[0]) is ALPHA2 for composite in composites):
+        rules = {rule_of(composite, layer[0]) for composite in composites}
+        if ALPHA2 in rules and epsilon not in rules:
             return rise(layer, a, positive(w), b) + fall(layer, a, negative(w), b)
         return affine(layer, a, w, b)
     return shared
@@ -235,8 +235,8 @@ class Explainer:
             place = tf.maximum(-1 - self.target, 0)
             target = tf.where(self.target < 0, tf.gather(ranked, place, batch_dims=1), self.target)
             self.selected = logits * tf.one_hot(target, self.count)  # where relevance starts: the target's logit, else zero
-            self.relevance = {name: relevance(name, self.layers, self.activations, self.weights, self.selected, len(composites) == 1)
-                              for name in composites}
+            start = (self.layers, self.activations, self.weights, self.selected, len(composites) == 1)
+            self.relevance = {name: relevance(name, *start) for name in composites}
             self.results = {'logits': logits, 'targets': target}
             self.blocks = {}  # 'layers/<composite>/<layer>': [n, h, w], the relevance of the pixels and after each pooling layer
             for name, r in self.relevance.items():
@@ -263,8 +263,8 @@ class Explainer:
 def explain(args):
     """Does what the command line asks. Returns a line for each picture that could not be explained."""
     paths = find(args.image)
-    names = unique([path.stem for path in paths])
-    check_results(args.results, paths, names)
+    check_writable(args.results)
+    names = result_names(args.results, paths, args.layers)
     file = weight_file(args.model, args.weights)
     explainer = Explainer(args.rule, args.model, file, args.precision)
     classes = class_names(file, explainer.classes, args.classes, explainer.count)

@@ -116,7 +116,8 @@ def load(session, model, path):
         return layers, weights, classes
     except FileNotFoundError:
         raise FileNotFoundError(f'no weight file {path}') from None
-    except (OSError, ValueError, TypeError, LookupError, AttributeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+    except (OSError, ValueError, TypeError, LookupError, AttributeError, EOFError, RuntimeError, MemoryError, OverflowError,
+            zipfile.BadZipFile, zlib.error) as error:
         raise ValueError(f'{path}: {(str(error).splitlines() or ["damaged"])[0]}') from None
 
 
@@ -178,7 +179,10 @@ def weight_file(model, source):
 def class_names(path, own, classes_file, count):
     """Names of the classes: from --classes FILE (one a line), the weight file's own, ImageNet's, or 'class 0' and so on."""
     if classes_file:
-        names = Path(classes_file).read_text(encoding='utf-8').splitlines()
+        try:
+            names = Path(classes_file).read_text(encoding='utf-8').splitlines()
+        except UnicodeDecodeError:
+            raise ValueError(f'{classes_file} is no text: expected the name of a class on each line') from None
         if len(names) != count:
             raise ValueError(f'{classes_file} has {len(names)} lines, but {path} has {count} classes')
         return names
@@ -200,7 +204,7 @@ def find_target(text, classes):
         return int(text)
     fitting = [i for i, name in enumerate(classes) if name.lower() == text.lower()]
     if not fitting:
-        close = difflib.get_close_matches(text.lower(), [name.lower() for name in classes], 3)
+        close = difflib.get_close_matches(text.lower(), dict.fromkeys(name.lower() for name in classes), 3)
         raise ValueError(f'--target {text}: no such class' + (f'; did you mean {" or ".join(close)}?' if close else ''))
     if len(fitting) > 1:
         raise ValueError(f'--target {text} fits several classes: give one of the indices {", ".join(map(str, fitting))}')

@@ -13,29 +13,46 @@ from model import SIZE
 HEIGHT = 288  # of a panel, in pixels
 COLUMNS = 6  # panels in a line
 PERCENTILE = 99.5  # of |relevance| that gets the colour map's end: single pixels must not pale all others
-PICTURE_ERRORS = (OSError, ValueError, SyntaxError, MemoryError, Image.DecompressionBombError)  # Pillow's own
+PICTURE_ERRORS = (OSError, ValueError, SyntaxError, RuntimeError, MemoryError, Image.DecompressionBombError)  # Pillow's own
 
 
 def find(arguments):
-    """Expands folders, @lists of paths and '-' (a list on standard input) to paths, in order. Raises OSError for an unreadable list."""
+    """Expands folders, @lists of paths and '-' (a list on standard input) to paths, in order.
+
+    Raises OSError for a list that cannot be read.
+    """
     paths = []
     for argument in arguments:
         if argument == '-':
-            paths += lines(sys.stdin.read())
+            paths += lines(sys.stdin.read(), 'standard input')
         elif argument.startswith('@'):
             try:
-                paths += lines(Path(argument[1:]).read_text(encoding='utf-8'))
+                text = Path(argument[1:]).read_text(encoding='utf-8')
             except (OSError, UnicodeDecodeError):
                 raise OSError(f'{argument[1:]} is no readable list of paths') from None
+            paths += lines(text, argument[1:])
         elif Path(argument).is_dir():
-            paths += sorted(path for path in Path(argument).iterdir() if path.suffix.lower() in Image.registered_extensions())
+            paths += in_folder(Path(argument))
         else:
             paths.append(Path(argument))
     return paths
 
 
-def lines(text):
-    return [Path(line.strip()) for line in text.splitlines() if line.strip()]
+def lines(text, source):
+    """The paths in a list. Raises ValueError if there are none."""
+    paths = [Path(line.strip()) for line in text.splitlines() if line.strip()]
+    if not paths:
+        raise ValueError(f'{source} lists no pictures')
+    return paths
+
+
+def in_folder(folder):
+    """The files in a folder that are pictures by their names. Raises ValueError if there are none."""
+    endings = {ending for ending, form in Image.registered_extensions().items() if form in Image.OPEN} - {'.h5', '.hdf'}
+    paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in endings)
+    if not paths:
+        raise ValueError(f'{folder}: no pictures in this folder')
+    return paths
 
 
 def open_picture(path):
@@ -45,9 +62,10 @@ def open_picture(path):
     whole picture, squashed, bilinear; one of 224x224 as it is. Raises FileNotFoundError, or ValueError with the reason.
     """
     try:
-        with warnings.catch_warnings(), Image.open(path) as image:
-            warnings.simplefilter('ignore', Image.DecompressionBombWarning)  # Pillow's error, at twice the size, stands
-            image = to_rgb(ImageOps.exif_transpose(image))
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore')  # odd metadata, and large pictures: Pillow's error, at twice the size, stands
+            with Image.open(path) as image:
+                image = to_rgb(ImageOps.exif_transpose(image))
     except FileNotFoundError:
         raise FileNotFoundError(f'{path}: no such file') from None
     except PICTURE_ERRORS as error:
@@ -61,7 +79,7 @@ def open_picture(path):
 def to_rgb(image):
     if image.mode.startswith('I') or image.mode == 'F':  # 16 or 32 bits of grey
         values = np.asarray(image, np.float64)
-        top = max(65535.0 if image.mode.startswith('I') else 255.0, values.max())
+        top = max(65535.0 if image.mode.startswith('I') else 255.0 if values.max() > 1 else 1.0, values.max())
         return Image.fromarray(np.uint8(255 * np.clip(values, 0, top) / top)).convert('RGB')
     if image.has_transparency_data:
         image = image.convert('RGBA')
@@ -111,15 +129,15 @@ def fitting_font(text, width):
     return font
 
 
-def unique(names):
-    """Appends _2, _3 ... to names that stood before, so that no result overwrites another's."""
+def unique(names, endings=('',)):
+    """Appends _2, _3 ... to names that stood before, with or without an ending, so that no result overwrites another's."""
     taken, result = set(), []
     for name in names:
         number, candidate = 1, name
-        while candidate.lower() in taken:
+        while taken & {f'{candidate}{ending}'.lower() for ending in endings}:
             number += 1
             candidate = f'{name}_{number}'
-        taken.add(candidate.lower())
+        taken |= {f'{candidate}{ending}'.lower() for ending in endings}
         result.append(candidate)
     return result
 

@@ -10,7 +10,7 @@ from keras.utils import Progbar
 import numpy as np
 
 from model import DEPTHS, probabilities
-from pictures import open_picture, panels, write, write_picture
+from pictures import open_picture, panels, unique, write, write_picture
 
 HERE = Path(__file__).resolve().parent
 
@@ -32,8 +32,8 @@ class Parser(argparse.ArgumentParser):
 
 
 def positive_int(text):
-    if int(text) < 1:
-        raise ValueError
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f'{text} is not a whole number above zero')
     return int(text)
 
 
@@ -61,18 +61,28 @@ def add_network_options(parser, composites, default):
     parser.add_argument('--results', type=Path, default=HERE / 'results', metavar='DIR', help='default: vgg/results')
 
 
-def check_results(folder, paths, names):
-    """Raises OSError if nothing can be written to the folder, ValueError if a result would overwrite one of the pictures."""
+def check_writable(folder):
+    """Raises OSError, before any work is done, if nothing can be written there."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
         raise OSError(f'cannot write to {folder} ({error.strerror})') from None
+
+
+def result_names(folder, paths, layers):
+    """A name for each picture's results in the folder, all different, with and without _layers if there are such.
+
+    Raises ValueError if a result would overwrite one of the pictures.
+    """
+    endings = ('', '_layers') if layers else ('',)
+    names = unique([path.stem for path in paths], endings)
     sources = {path.resolve() for path in paths}
-    for name in names:
-        if (folder / f'{name}.jpg').resolve() in sources:
-            raise ValueError(f'{folder / name}.jpg is one of the pictures: choose another --results')
+    for result in (folder / f'{name}{ending}.jpg' for name in names for ending in endings):
+        if result.resolve() in sources:
+            raise ValueError(f'{result} is one of the pictures: choose another --results')
+    return names
 
 
 class Progress:
@@ -148,7 +158,7 @@ def save(name, path, photograph, pixels, results, classes, args):
     for k, target in enumerate(results['targets']):
         title, logit = f'{classes[target]} {shares[target]:.2f}', results['logits'][k, target]
         maps = {rule: results[f'relevance/{rule}'][k].sum(-1) for rule in args.rule}
-        sums = ', '.join(f'{rule} {r.sum(dtype=np.float64) / logit:.4f}' for rule, r in maps.items())
+        sums = ', '.join(f'{rule} {r.sum(dtype=np.float64) / (logit or np.nan):.4f}' for rule, r in maps.items())
         lines.append(f'{path}: {title}, logit {logit:.3f}, sum R / logit: {sums}')
         rows.append((title, maps))
         layer_rows += [(f'{title}, {rule}', of_layers(results, rule, k)) for rule in args.rule if args.layers]

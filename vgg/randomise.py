@@ -16,7 +16,7 @@ from model import tf, weight_file  # first: it keeps TensorFlow's messages off t
 from flip import read
 from lrp import COMPOSITES, Explainer
 from pictures import colour, find, write
-from pipeline import Parser, add_network_options, batches, check_results, seed
+from pipeline import Parser, add_network_options, batches, check_writable, seed
 from keras.utils import Progbar
 from matplotlib.figure import Figure
 
@@ -105,7 +105,7 @@ def table(stages, composites):
 
 def evaluate(args):
     """Does what the command line asks. Returns a line for each picture that could not be read."""
-    check_results(args.results, [], [])
+    check_writable(args.results)
     images, broken = read(find(args.image))
     if not images:
         return broken

@@ -1,0 +1,175 @@
+"""What the tests share: scripts as modules and as processes, the value of an op, a small trained network."""
+import functools
+import importlib
+from pathlib import Path
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+RULES = ['deep-taylor', 'zplus', 'epsilon']  # of mnist/
+TRAINING = ['--epochs', 2, '--batch-size', 20, '--seed', 7]  # 105 steps an epoch; one is saved at step 100
+
+
+# Scripts as modules
+
+@functools.cache
+def scripts(folder):
+    """Imports the scripts of a folder, once: scripts('mnist').lrp is mnist/lrp.py.
+
+    Both folders have a model, an lrp and so on that import each other by these plain names. So the folder
+    stands first on the path while they are imported, and none stays known under its plain name afterwards.
+    """
+    names = sorted(file.stem for file in (ROOT / folder).glob('*.py'))
+    sys.path.insert(0, str(ROOT / folder))
+    try:
+        return SimpleNamespace(**{name: importlib.import_module(name) for name in names})
+    finally:
+        sys.path.remove(str(ROOT / folder))
+        for name in names:
+            sys.modules.pop(name, None)
+
+
+@pytest.fixture(params=['mnist', 'vgg'])
+def folder(request):
+    """The scripts of each folder in turn."""
+    return scripts(request.param)
+
+
+@pytest.fixture
+def lrp(folder):
+    """The lrp module of each folder in turn."""
+    return folder.lrp
+
+
+@pytest.fixture
+def evaluate(lrp):
+    """A function: the value of build(*tensors) in a graph and session of its own.
+
+    The tensors are placeholders that hold the inputs, with any batch size as in the scripts; the weights are
+    constants that build makes.
+    """
+    def value(build, *inputs):
+        tf = lrp.tf
+        with tf.Graph().as_default(), tf.Session() as session:
+            tensors = [tf.placeholder(tf.float32, [None, *np.shape(x)[1:]]) for x in inputs]
+            op = build(*tensors)
+            session.run(tf.local_variables_initializer())
+            return session.run(op, dict(zip(tensors, inputs)))
+    return value
+
+
+# Scripts as processes
+
+def command(script, *options):
+    return [sys.executable, str(ROOT / script), *map(str, options)]
+
+
+def run(script, *options, cwd):
+    return subprocess.run(command(script, *options), cwd=cwd, capture_output=True, text=True, timeout=170)
+
+
+def succeed(script, *options, cwd):
+    """Runs a script that must neither fail nor complain. Returns what it prints."""
+    result = run(script, *options, cwd=cwd)
+    assert (result.returncode, result.stderr) == (0, '')
+    return result.stdout
+
+
+def fail(script, *options, cwd):
+    """Runs a script that must stop with status 2 and one line on standard error. Returns the line."""
+    result = run(script, *options, cwd=cwd)
+    assert result.returncode == 2, result.stderr
+    line, = result.stderr.splitlines()
+    assert line.startswith(f'{Path(script).name}: ')
+    return line
+
+
+@pytest.fixture
+def refused(capfd, caplog):
+    """A function: like `fail`, but without a process of its own, so quicker."""
+    def line(script, *options):
+        folder, name = Path(script).parts
+        with pytest.raises(SystemExit) as stop:
+            getattr(scripts(folder), Path(name).stem).main([str(option) for option in options])
+        assert stop.value.code == 2
+        message, = capfd.readouterr().err.splitlines()
+        assert not caplog.records
+        return message
+    return line
+
+
+# A small trained network of mnist/
+
+@pytest.fixture(scope='session')
+def small(tmp_path_factory):
+    """The path of an .npz with 2,100 digits to train on, 420 to validate, 250 to test."""
+    return part_of_data(tmp_path_factory.mktemp('data') / 'small.npz', 2520, 250)
+
+
+@pytest.fixture(scope='session')
+def tiny(tmp_path_factory):
+    """The path of an .npz with 250 digits to train on, 50 to validate, 20 to test."""
+    return part_of_data(tmp_path_factory.mktemp('data') / 'tiny.npz', 300, 20)
+
+
+def part_of_data(path, train, test):
+    with np.load(ROOT / 'mnist' / 'mnist.npz') as data:
+        np.savez(path, x_train=data['x_train'][:train], y_train=data['y_train'][:train],
+                 x_test=data['x_test'][:test], y_test=data['y_test'][:test])
+    return path
+
+
+@pytest.fixture(scope='session')
+def digits(small):
+    """The test digits: images [250, 28, 28] uint8, labels."""
+    with np.load(small) as data:
+        return data['x_test'], data['y_test']
+
+
+@pytest.fixture(scope='session')
+def training(small, tmp_path_factory):
+    """A whole training that nothing interrupts: its logdir, and what it printed."""
+    folder = tmp_path_factory.mktemp('training')
+    options = [*TRAINING, '--data', small, '--logdir', folder / 'logs']
+    printed = succeed('mnist/train.py', *options, cwd=folder)
+    assert [path.name for path in folder.iterdir()] == ['logs']
+    return folder / 'logs', printed
+
+
+@pytest.fixture(scope='session')
+def logdir(training):
+    return training[0]
+
+
+@pytest.fixture(scope='session')
+def explainer(logdir):
+    return scripts('mnist').lrp.Explainer(RULES, logdir)
+
+
+@pytest.fixture(scope='session')
+def explained(explainer, digits):
+    """What all rules say of all test digits."""
+    return explainer(digits[0] / np.float32(255))
+
+
+def other_network(folder, name):
+    """Writes a checkpoint of a network whose first kernel is of 5x5, and its name to the file `name`."""
+    tf = scripts('mnist').lrp.tf
+    with tf.Graph().as_default(), tf.Session() as session:
+        tf.get_variable('conv1/kernel', [5, 5, 1, 32])
+        session.run(tf.global_variables_initializer())
+        saver = tf.train.Saver()
+        saver.save(session, str(folder / 'last-1'), latest_filename=name, write_meta_graph=False)
+
+
+def truncate(path):
+    path.write_bytes(path.read_bytes()[:path.stat().st_size // 2])
+
+
+def likeness(one, other):
+    """The correlation of two pictures."""
+    return np.corrcoef(one.ravel(), other.ravel())[0, 1]

@@ -1,0 +1,180 @@
+"""The rules of Layer-wise Relevance Propagation in NumPy loops, float64: slower and simpler than the scripts.
+
+layer: (name, kind, weight shape); kind 'conv': odd size, stride 1, zero padding, w [height, width, in, out];
+'dense': w [in, out]. a: inputs of the layer [n, ...]; w, b: weights and bias; r: relevance of its outputs.
+Every rule returns the relevance of a. An output j shares its relevance out in proportion to what it received
+from each input i:
+
+    R_i = sum_j z_ij / z_j R_j    with    z_j = sum_i z_ij + bias_j
+
+The rules differ in z_ij and bias_j only. An output with z_j = 0 sends nothing back.
+"""
+import numpy as np
+
+
+def connections(layer, shape, w):
+    """Yields (output index, input index, weight) for inputs of this shape; to the padding there are none."""
+    if layer[1] == 'dense':
+        for n, i, j in np.ndindex(shape[0], *w.shape):
+            yield (n, j), (n, i), w[i, j]
+        return
+    for n, y, x, dy, dx, i, j in np.ndindex(*shape[:3], *w.shape):
+        row, column = y + dy - w.shape[0] // 2, x + dx - w.shape[1] // 2
+        if 0 <= row < shape[1] and 0 <= column < shape[2]:
+            yield (n, y, x, j), (n, row, column, i), w[dy, dx, i, j]
+
+
+def received(layer, a, w, shape, given, bias=0.0):
+    """z_j = sum_i given(i, w_ij) + bias_j, of this shape."""
+    z = np.zeros(shape) + bias
+    for j, i, weight in connections(layer, a.shape, np.float64(w)):
+        z[j] += given(i, weight)
+    return z
+
+
+def share_out(layer, a, w, r, given, z):
+    """R_i = sum_j given(i, w_ij) / z_j R_j."""
+    result = np.zeros(a.shape)
+    for j, i, weight in connections(layer, a.shape, np.float64(w)):
+        if z[j] != 0:
+            result[i] += given(i, weight) / z[j] * r[j]
+    return result
+
+
+def positive(x):
+    return np.maximum(x, 0.0)
+
+
+def negative(x):
+    return np.minimum(x, 0.0)
+
+
+def stabilise(z, eps):
+    """z + eps * sign(z) with sign(0) = +1."""
+    return np.where(z >= 0, z + eps, z - eps)
+
+
+def root_mean_square(z):
+    """The root mean square of z over the whole layer, image by image: [n, 1, ...]."""
+    return np.sqrt(np.mean(z ** 2, axis=tuple(range(1, z.ndim)), keepdims=True))
+
+
+def zplus(layer, a, w, b, r):
+    """z_ij = a+ w+ + a- w-, no bias. Montavon et al. 2017, Sec. 4.2, where a >= 0: a w+."""
+    a = np.float64(a)
+
+    def given(i, weight):
+        return positive(a[i]) * positive(weight) + negative(a[i]) * negative(weight)
+    return share_out(layer, a, w, r, given, received(layer, a, w, r.shape, given))
+
+
+def zbeta(layer, a, w, b, r, low, high):
+    """z_ij = a w - low w+ - high w-, no bias. Montavon et al. 2017, Sec. 4.2.
+
+    low <= a <= high: numbers, or one per channel.
+    """
+    a, low, high = np.float64(a), np.broadcast_to(low, a.shape), np.broadcast_to(high, a.shape)
+
+    def given(i, weight):
+        return a[i] * weight - low[i] * positive(weight) - high[i] * negative(weight)
+    return share_out(layer, a, w, r, given, received(layer, a, w, r.shape, given))
+
+
+def wsquare(layer, a, w, b, r):
+    """z_ij = w^2, no bias, whatever the inputs are. Montavon et al. 2017, Sec. 4.1."""
+    def given(i, weight):
+        return weight ** 2
+    return share_out(layer, a, w, r, given, received(layer, a, w, r.shape, given))
+
+
+def flat(layer, a, w, b, r):
+    """z_ij = 1, no bias, whatever the inputs and weights are. Lapuschkin et al. 2019."""
+    def given(i, weight):
+        return 1.0
+    return share_out(layer, a, w, r, given, received(layer, a, w, r.shape, given))
+
+
+def epsilon(layer, a, w, b, r, eps=1e-6):
+    """z_ij = a w, with bias; z_j + eps * sign(z_j) divides. Bach et al. 2015, Eq. 58."""
+    a = np.float64(a)
+
+    def given(i, weight):
+        return a[i] * weight
+    return share_out(layer, a, w, r, given, stabilise(received(layer, a, w, r.shape, given, b), eps))
+
+
+def gamma(layer, a, w, b, r, gamma=0.25, eps=1e-9):
+    """z_ij = a (w + gamma w+), bias b + gamma b+; z_j + eps * sign(z_j) divides.
+
+    Montavon et al. 2019, Sec. 10.2.1.
+    """
+    a, b = np.float64(a), np.float64(b)
+
+    def given(i, weight):
+        return a[i] * (weight + gamma * positive(weight))
+    z = received(layer, a, w, r.shape, given, b + gamma * positive(b))
+    return share_out(layer, a, w, r, given, stabilise(z, eps))
+
+
+def alpha_beta(layer, a, w, b, r, alpha, beta):
+    """alpha times the share of the excitation less beta times the share of the inhibition.
+
+    Excitation: z_ij = a+ w+ + a- w-, bias b+. Inhibition: z_ij = a+ w- + a- w+, bias b-.
+    Bach et al. 2015, Eq. 60.
+    """
+    a, b = np.float64(a), np.float64(b)
+
+    def excites(i, weight):
+        return positive(a[i]) * positive(weight) + negative(a[i]) * negative(weight)
+
+    def inhibits(i, weight):
+        return positive(a[i]) * negative(weight) + negative(a[i]) * positive(weight)
+    excitation = received(layer, a, w, r.shape, excites, positive(b))
+    inhibition = received(layer, a, w, r.shape, inhibits, negative(b))
+    return (alpha * share_out(layer, a, w, r, excites, excitation)
+            - beta * share_out(layer, a, w, r, inhibits, inhibition))
+
+
+def rms(layer, a, w, b, r, share=0.25):
+    """z_ij = a w, with bias; z_j + 1e-9 + share * rms(z) divides, rms over the whole layer of one image.
+
+    Montavon et al. 2019, Sec. 10.2.1: the epsilon rule with an epsilon that follows the activations.
+    """
+    a = np.float64(a)
+
+    def given(i, weight):
+        return a[i] * weight
+    z = received(layer, a, w, r.shape, given, b)
+    return share_out(layer, a, w, r, given, z + 1e-9 + share * root_mean_square(z))
+
+
+def windows(shape):
+    """Yields (output index, input indices in row-major order) of the 2x2 windows of inputs of this shape."""
+    for n, y, x, i in np.ndindex(shape[0], shape[1] // 2, shape[2] // 2, shape[3]):
+        yield (n, y, x, i), [(n, 2 * y + down, 2 * x + right, i) for down in (0, 1) for right in (0, 1)]
+
+
+def max_pool(a, r):
+    """2x2 max-pooling: the winner takes all, of equal inputs the first one. Bach et al. 2015."""
+    result = np.zeros(a.shape)
+    for j, window in windows(a.shape):
+        winner = max(window, key=a.__getitem__)  # the first of equals
+        result[winner] += r[j]
+    return result
+
+
+def average_pool(a, r, gamma=0.0, share=0.0):
+    """2x2 average pooling: z_ij = (1 + gamma) a / 4; z_j + 1e-9 + share * rms(z) divides.
+
+    gamma: that of the gamma rule, all weights being 1/4; share: that of the rms rule. Montavon et al. 2019.
+    """
+    given = (1 + gamma) * np.float64(a) / 4
+    z, result = np.zeros(r.shape), np.zeros(a.shape)
+    for j, window in windows(a.shape):
+        z[j] = sum(given[i] for i in window)
+    z = z + 1e-9 + share * root_mean_square(z)
+    for j, window in windows(a.shape):
+        for i in window:
+            if z[j] != 0:
+                result[i] += given[i] / z[j] * r[j]
+    return result

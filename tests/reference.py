@@ -1,0 +1,216 @@
+"""VGG16 and the relevance of all eleven composites in NumPy, float64, for one picture.
+
+Written from the papers and independent of the scripts in vgg/: it reads the weight file itself, states its own table of
+composites, and a convolution is nine shifted matrix products. Every rule is a sum of shares: term by term, an output received
+z_ij = x_i v_ij from input i, and gives R_j z_ij / z_j of its relevance back to it.
+"""
+import numpy as np
+
+CONVOLUTIONS = [2, 2, 3, 3, 3]  # of each block
+HEAD = ['fc1', 'fc2', 'predictions']
+MEAN = np.array([103.939, 116.779, 123.68])  # of ImageNet: blue, green, red
+
+
+def read_weights(path):
+    """{layer: (kernel, bias)} of the bundled weight file, float64."""
+    with np.load(path, allow_pickle=False) as file:
+        names = [key.split('/')[0] for key in file.files if key.endswith('/kernel')]
+        return {name: (np.float64(file[f'{name}/kernel']), np.float64(file[f'{name}/bias'])) for name in names}
+
+
+def layer_names():
+    """block1_conv1, block1_conv2, block1_pool, ... predictions."""
+    names = []
+    for block, count in enumerate(CONVOLUTIONS, 1):
+        names += [f'block{block}_conv{i}' for i in range(1, count + 1)] + [f'block{block}_pool']
+    return names + HEAD
+
+
+def linear(x, v):
+    """x [h, w, in] convolved with v [3, 3, in, out], nothing outside the picture; or x [in] times the matrix v."""
+    if v.ndim == 2:
+        return x @ v
+    height, width = x.shape[:2]
+    padded = np.pad(x, ((1, 1), (1, 1), (0, 0)))
+    z = np.zeros((height, width, v.shape[-1]))
+    for dy, dx in np.ndindex(3, 3):
+        z += padded[dy:dy + height, dx:dx + width] @ v[dy, dx]
+    return z
+
+
+def transposed(s, v):
+    """The transpose of linear: a convolution with the kernel turned around, or a product with the matrix transposed."""
+    return linear(s, np.swapaxes(v[::-1, ::-1], 2, 3) if v.ndim == 4 else v.T)
+
+
+def windows(x):
+    """The four inputs of each 2x2 window on the last axis, row by row: [h / 2, w / 2, channels, 4]."""
+    return np.stack([x[0::2, 0::2], x[0::2, 1::2], x[1::2, 0::2], x[1::2, 1::2]], -1)
+
+
+def unwindow(x):
+    """The inverse of windows."""
+    result = np.zeros((2 * x.shape[0], 2 * x.shape[1], x.shape[2]))
+    for k, (y, x0) in enumerate(np.ndindex(2, 2)):
+        result[y::2, x0::2] = x[..., k]
+    return result
+
+
+def forward(image, weights):
+    """The activations of an RGB image [224, 224, 3] of 0 to 255: the input of each layer, by name, and the 'logits'."""
+    x, inputs = np.float64(image)[..., ::-1] - MEAN, {}
+    for name in layer_names():
+        inputs[name] = x = x.reshape(-1) if name == HEAD[0] else x
+        if name.endswith('pool'):
+            x = windows(x).max(-1)
+        else:
+            kernel, bias = weights[name]
+            x = linear(x, kernel) + bias
+            x = x if name == 'predictions' else np.maximum(x, 0)
+    return {**inputs, 'logits': x}
+
+
+def positive(x):
+    return np.maximum(x, 0)
+
+
+def negative(x):
+    return np.minimum(x, 0)
+
+
+def share_out(terms, r, bias=0.0, eps=0.0, lift=0.0):
+    """R_i = sum_j z_ij / z_j R_j with z_ij = x_i v_ij, summed over the terms (x, v), and z_j = sum_i z_ij + bias_j.
+
+    eps is added to z away from zero, lift times its root mean square over the layer as it is. z = 0 sends nothing back.
+    """
+    terms = [(x, v) for x, v in terms if x.any()]
+    z = sum((linear(x, v) for x, v in terms), np.zeros(r.shape)) + bias
+    z = z + np.where(z >= 0, eps, -eps) + lift * np.sqrt(np.mean(z ** 2))
+    s = np.divide(r, z, out=np.zeros(r.shape), where=z != 0)
+    return sum(x * transposed(s, v) for x, v in terms)
+
+
+def zplus(a, w, b, r):
+    """Montavon et al. 2017: what lifts an output gets its relevance."""
+    return share_out([(positive(a), positive(w)), (negative(a), negative(w))], r)
+
+
+def zbeta(a, w, b, r):
+    """Montavon et al. 2017, the zB rule as printed: x w - low w+ - high w-; the pixels are BGR less the mean."""
+    low, high = np.broadcast_to(-MEAN, a.shape), np.broadcast_to(255 - MEAN, a.shape)
+    return share_out([(a, w), (-low, positive(w)), (-high, negative(w))], r)
+
+
+def wsquare(a, w, b, r):
+    """Montavon et al. 2017: squared weights, whatever the inputs."""
+    return share_out([(np.ones(a.shape), w ** 2)], r)
+
+
+def flat(a, w, b, r):
+    """Lapuschkin et al. 2019: all inputs alike."""
+    return share_out([(np.ones(a.shape), np.ones(w.shape))], r)
+
+
+def epsilon(a, w, b, r):
+    """Bach et al. 2015, Eq. 58."""
+    return share_out([(a, w)], r, b, eps=1e-6)
+
+
+def gamma(a, w, b, r):
+    """Montavon et al. 2019, gamma = 1/4: positive weights and biases count a quarter more."""
+    return share_out([(a, w + positive(w) / 4)], r, b + positive(b) / 4, eps=1e-9)
+
+
+def lifted(a, w, b, r):
+    """The tutorial of Montavon et al. 2019: a quarter of the root mean square of z, image by image."""
+    return share_out([(a, w)], r, b + 1e-9, lift=0.25)
+
+
+def plain(a, w, b, r):
+    """The same without the lift."""
+    return share_out([(a, w)], r, b + 1e-9)
+
+
+def excitation(a, w, b, r):
+    return share_out([(positive(a), positive(w)), (negative(a), negative(w))], r, positive(b))
+
+
+def inhibition(a, w, b, r):
+    return share_out([(positive(a), negative(w)), (negative(a), positive(w))], r, negative(b))
+
+
+def alpha1beta0(a, w, b, r):
+    """Bach et al. 2015, Eq. 60."""
+    return excitation(a, w, b, r)
+
+
+def alpha2beta1(a, w, b, r):
+    """Bach et al. 2015, Eq. 60."""
+    return 2 * excitation(a, w, b, r) - inhibition(a, w, b, r)
+
+
+def winners(a):
+    """Which of its four inputs each window's maximum is, the first of equals."""
+    return windows(a).argmax(-1)
+
+
+def max_pool(winner, r):
+    """The winner of each window takes all."""
+    return unwindow((np.arange(4) == winner[..., None]) * r[..., None])
+
+
+def average_pool(a, r, extra=1.0, lift=0.0):
+    """A window's relevance in proportion to its inputs, each of weight 1/4, or extra/4 as the gamma rule has it."""
+    inputs = extra * windows(a) / 4
+    z = inputs.sum(-1)
+    z = z + 1e-9 + lift * np.sqrt(np.mean(z ** 2))
+    return unwindow(inputs * (r / z)[..., None])
+
+
+COMPOSITES = {  # rules of the first convolution, of the others in blocks 1-3, in blocks 4-5, and of the dense layers
+    'deep-taylor': (zbeta, zplus, zplus, zplus),
+    'zplus': (zplus, zplus, zplus, zplus),
+    'wsquare': (wsquare, zplus, zplus, zplus),
+    'epsilon': (epsilon, epsilon, epsilon, epsilon),
+    'alpha1beta0': (alpha1beta0, alpha1beta0, alpha1beta0, alpha1beta0),
+    'alpha2beta1': (alpha2beta1, alpha2beta1, alpha2beta1, alpha2beta1),
+    'epsilon-plus': (alpha1beta0, alpha1beta0, alpha1beta0, epsilon),
+    'epsilon-plus-flat': (flat, alpha1beta0, alpha1beta0, epsilon),
+    'epsilon-alpha2beta1': (alpha2beta1, alpha2beta1, alpha2beta1, epsilon),
+    'epsilon-gamma-box': (zbeta, gamma, gamma, epsilon),
+    'montavon2019': (zbeta, gamma, lifted, plain),
+}
+
+
+def rule_of(composite, name):
+    """The rule of a layer; for the pooling layers of montavon2019 that of their block, else max_pool."""
+    pixels, early, late, dense = COMPOSITES[composite]
+    if name.endswith('pool') and composite != 'montavon2019':
+        return max_pool
+    if name in HEAD:
+        return dense
+    return pixels if name == 'block1_conv1' else early if name[:6] in ('block1', 'block2', 'block3') else late
+
+
+def pool(rule, a, winner, r):
+    """One pooling layer back, as rule_of says."""
+    r = r.reshape(a.shape[0] // 2, a.shape[1] // 2, -1)  # after flatten it is a vector
+    if rule is max_pool:
+        return max_pool(winner, r)
+    return average_pool(a, r, extra=1.25) if rule is gamma else average_pool(a, r, lift=0.25)
+
+
+def relevance(composite, activations, winner, weights, target, known):
+    """Relevance of the pixels for the target's logit: [224, 224, 3], RGB.
+
+    winner: {pooling layer: its winners}. known: an empty dict, the same for all calls that differ in their composite only;
+    composites whose upper layers have the same rules share what it then holds.
+    """
+    rules, r = (), np.where(np.arange(activations['logits'].size) == target, activations['logits'], 0.0)
+    for name in reversed(layer_names()):
+        rules += (rule_of(composite, name),)
+        if rules not in known:
+            a = activations[name]
+            known[rules] = pool(rules[-1], a, winner[name], r) if name in winner else rules[-1](a, *weights[name], r)
+        r = known[rules]
+    return r[..., ::-1]

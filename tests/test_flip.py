@@ -1,0 +1,204 @@
+"""Pixel flipping, region perturbation and randomised weights, on networks whose relevant inputs are known."""
+from types import SimpleNamespace
+
+from conftest import ROOT, scripts, succeed
+import numpy as np
+from PIL import Image
+import pytest
+from small_vgg import photograph, random_weights, run, shrink
+
+
+def linear_network(w):
+    """Stands for an Explainer: the logits of images are their products with w [28, 28, classes]."""
+    def value(fetch, feed):
+        return np.tensordot(feed['images'], w, 2)
+    return SimpleNamespace(images='images', logits='logits', session=SimpleNamespace(run=value))
+
+
+def width(path):
+    with Image.open(path) as picture:
+        return picture.size[0]
+
+
+@pytest.fixture
+def flip():
+    return scripts('mnist').flip
+
+
+def test_area_by_hand(flip):
+    logits = np.array([[8.0, 4.0], [6.0, 4.0], [2.0, 0.0], [0.0, 0.0]])  # two images; drops 0 2 6 8 and 0 0 4 4
+    assert flip.area(logits) == (0 + 2 + 6 + 8 + 0 + 0 + 4 + 4) / 8
+    assert scripts('vgg').flip.aopc(logits) == flip.area(logits)
+
+
+def test_order_is_of_falling_score_with_ties_at_random(flip):
+    score = np.zeros([2, 28, 28])
+    score[0, 3, 5], score[0, 20, 1], score[1, 0, 0] = 2.0, 1.0, -1.0
+    orders = [flip.order(score, np.random.default_rng(seed)) for seed in (0, 1)]
+    for order in orders:
+        assert all(sorted(row) == list(range(784)) for row in order)
+        assert list(order[0, :2]) == [3 * 28 + 5, 20 * 28 + 1] and order[1, -1] == 0
+    assert (orders[0] != orders[1]).mean() > 0.9
+
+
+def test_flipping_blackens_four_pixels_a_step_in_order(flip):
+    images = np.ones([1, 28, 28])
+    pixels = np.arange(784)[None, ::-1]
+    sums = [x.sum() for x in flip.flipped(images, pixels, 3)]
+    assert sums == [784, 780, 776, 772] and images.sum() == 784
+    *_, last = flip.flipped(images, pixels, 3)
+    assert last.reshape(-1)[-12:].sum() == 0 and last.reshape(-1)[:-12].all()
+
+
+def test_true_order_of_a_linear_network_is_first_and_random_last(flip):
+    rng = np.random.default_rng(0)
+    w, images = np.zeros([28, 28, 2]), rng.random([5, 28, 28])
+    w[..., 0] = rng.normal(0.1, 1, [28, 28])
+    network, truth = linear_network(w), images * w[..., 0]
+    blurred = truth + rng.normal(0, 0.5, truth.shape)
+    scores = {'true': truth, 'blurred': blurred, 'random': rng.random(truth.shape), 'worst': -truth}
+    curves = {name: flip.curves(network, images, np.zeros(5), flip.order(score, rng), 196)[0]
+              for name, score in scores.items()}
+    areas = {name: flip.area(logits) for name, logits in curves.items()}
+    assert areas['true'] > areas['blurred'] > areas['random'] > areas['worst']
+    first = np.sort(truth.reshape(5, -1), 1)[:, ::-1]  # each step takes away its four largest terms
+    expected = truth.sum((1, 2)) - np.cumsum(first, 1)[:, 3::4].T
+    np.testing.assert_allclose(curves['true'][1:], expected, atol=1e-9)
+
+
+def test_regions_of_a_network_that_reads_one_patch():
+    flip, rng = scripts('vgg').flip, np.random.default_rng(0)
+    images = rng.integers(100, 256, [3, 224, 224, 3], np.uint8)
+    network = SimpleNamespace(classify=lambda x: np.stack([x[:, 32:48, 64:80].mean((1, 2, 3)), np.zeros(len(x))], 1))
+    patch = 2 * 14 + 4  # the region that is read: third row, fifth column
+    noise = np.zeros_like(images)
+    others = np.delete(np.arange(196), patch)
+    orders = {place: np.tile(np.insert(others, place, patch), (3, 1)) for place in (0, 7, 190)}
+    areas = {place: flip.aopc(flip.curve(network, images, order, noise, 4)) for place, order in orders.items()}
+    seen = network.classify(images)[:, 0].mean()
+    assert areas[0] == pytest.approx(seen * 4 / 5)  # lost at the first step
+    assert areas[7] == pytest.approx(seen * 3 / 5)  # at the second
+    assert areas[190] == 0  # after the last
+
+
+def test_perturbation_replaces_whole_regions_by_the_given_noise():
+    flip, images = scripts('vgg').flip, np.zeros([1, 224, 224, 3], np.uint8)
+    noise = np.full_like(images, 7)
+    states = [x.copy() for x in flip.perturbed(images, np.array([[0, 15, 195, 1, 2, 3]]), noise, 1)]
+    assert not states[0].any() and not images.any()
+    changed = states[1][0, ::16, ::16, 0]
+    assert (states[1] == 7).sum() == 5 * 16 * 16 * 3
+    assert [tuple(place) for place in np.argwhere(changed)] == [(0, 0), (0, 1), (0, 2), (1, 1), (13, 13)]
+
+
+def test_scores_of_a_network_that_reads_its_middle_rank_the_middle_first(tmp_path, monkeypatch):
+    vgg = shrink(monkeypatch)
+    arrays = {name: np.abs(values) for name, values in random_weights().items()}  # so that no unit is dead
+    kernel = np.zeros([7, 7, 4, 6], np.float32)
+    kernel[3, 3] = arrays['fc1/kernel'].reshape(7, 7, 4, 6)[3, 3]
+    arrays['fc1/kernel'] = kernel.reshape(-1, 6)
+    np.savez(tmp_path / 'middle.npz', **arrays)
+    explainer = vgg.lrp.Explainer(['deep-taylor'], 'vgg16', tmp_path / 'middle.npz')
+    with explainer.session.graph.as_default():
+        explainer.gradient = vgg.model.tf.gradients(explainer.selected, explainer.pixels)[0]
+    images = np.random.default_rng(0).integers(0, 256, [2, 224, 224, 3], np.uint8)
+    scores = vgg.flip.scores(explainer, ['deep-taylor'], images, np.random.default_rng(0))
+    assert list(scores) == ['deep-taylor', 'gradient x input', 'random']
+    share = np.abs(scores['deep-taylor']).reshape(-1, 14, 14)
+    assert (share[:, 2:12, 2:12].sum((1, 2)) > 0.9 * share.sum((1, 2))).all()
+    assert (share[:, 6:8, 6:8].mean((1, 2)) > 5 * share.mean((1, 2))).all()
+
+
+def test_mnist_script_puts_the_rules_ahead_of_random(small, logdir, tmp_path):
+    options = ['--data', small, '--logdir', logdir, '--results', tmp_path / 'r', '--digits', 60, '--steps', 20, '--seed', 3]
+    printed = succeed('mnist/flip.py', *options, cwd=tmp_path)
+    lines = [line.split() for line in printed.splitlines() if line.endswith('%')]
+    areas = {' '.join(words[:-4]): float(words[-4]) for words in lines}
+    assert set(areas) == {'deep-taylor', 'zplus', 'epsilon', 'gradient x input', 'gradient magnitude', 'random'}
+    assert list(areas.values()) == sorted(areas.values(), reverse=True)
+    assert all(areas[rule] > 2 * areas['random'] for rule in ('deep-taylor', 'zplus', 'epsilon'))
+    assert width(tmp_path / 'r' / 'flipping.png') > 1000
+    again = succeed('mnist/flip.py', *options, cwd=tmp_path)
+    assert [line.split() for line in again.splitlines() if line.endswith('%')] == lines
+
+
+@pytest.mark.parametrize('options, reason', [
+    (['--steps', 197], 'a digit has pixels for 196'), (['--steps', 0], 'invalid positive int value'),
+    (['--digits', 10 ** 6], 'the test set has 10000'), (['--rule', 'lrp'], 'invalid choice'),
+])
+def test_mnist_script_refuses(refused, logdir, tmp_path, options, reason):
+    assert reason in refused('mnist/flip.py', '--logdir', logdir, '--results', tmp_path, *options)
+
+
+@pytest.fixture
+def small_vgg(tmp_path, monkeypatch):
+    """The scripts of vgg/ with a small network, its weight file, two photographs and one file that is none."""
+    vgg = shrink(monkeypatch)
+    np.savez(tmp_path / 'small.npz', **random_weights())
+    (tmp_path / 'broken.jpg').write_text('no picture')
+    paths = [photograph(tmp_path / 'a.png', seed=1), photograph(tmp_path / 'b.png', seed=2), tmp_path / 'broken.jpg']
+    return vgg, [*paths, '--weights', tmp_path / 'small.npz', '--results', tmp_path / 'r']
+
+
+def test_vgg_flipping_script(small_vgg, tmp_path, capsys):
+    vgg, options = small_vgg
+    options += ['--steps', 3, '--rule', 'deep-taylor', 'epsilon', '--seed', 5]
+    results = [run(vgg.flip.main, capsys, *options) for _ in range(2)]
+    assert results[0].status == 1 and 'broken.jpg' in results[0].err[-1]
+    tables = [[line for line in result.out if line.lstrip().startswith(('deep', 'eps', 'grad', 'random'))] for result in results]
+    assert len(tables[0]) == 4 and tables[0] == tables[1]
+    assert width(tmp_path / 'r' / 'flipping.png') > 1000
+
+
+def test_randomising_script(small_vgg, tmp_path, capsys):
+    vgg, options = small_vgg
+    results = [run(vgg.randomise.main, capsys, *options, '--rule', 'deep-taylor', 'epsilon') for _ in range(2)]
+    assert results[0].status == 1 and 'broken.jpg' in results[0].err[-1]
+    start = next(i for i, line in enumerate(results[0].out) if 'layers random' in line)
+    table = {line.split()[0]: list(map(float, line.split()[1:])) for line in results[0].out[start + 1:start + 17]}
+    assert list(table)[:3] == ['intact', 'predictions', 'fc1'] and list(table)[-1] == 'block1_conv1' and len(table) == 16
+    assert table['intact'] == [1, 1] and abs(table['block1_conv1'][1]) < 0.5
+    assert results[0].out[start:start + 17] == results[1].out[start:start + 17]
+    assert width(tmp_path / 'r' / 'randomise.png') > 1000
+
+
+def test_no_readable_picture_is_a_failure_of_that_picture_only(small_vgg, tmp_path, capsys):
+    vgg, options = small_vgg
+    for script in (vgg.flip, vgg.randomise):
+        result = run(script.main, capsys, *options[2:])
+        assert result.status == 1 and len(result.err) == 1 and not (tmp_path / 'r' / 'flipping.png').exists()
+
+
+def test_permuting_makes_another_network_of_the_same_weights(tmp_path, monkeypatch):
+    vgg = shrink(monkeypatch)
+    np.savez(tmp_path / 'small.npz', **random_weights())
+    explainer = vgg.lrp.Explainer(['deep-taylor'], 'vgg16', tmp_path / 'small.npz')
+    images = np.random.default_rng(0).integers(0, 256, [2, 224, 224, 3], np.uint8)
+
+    def weights():
+        return explainer.session.run(explainer.weights)
+
+    before, logits = weights(), explainer.classify(images)
+    vgg.randomise.permute(explainer, 'block3_conv2', np.random.default_rng(0))
+    after = weights()
+    assert np.abs(explainer.classify(images) - logits).max() > 0.01 * np.abs(logits).max()
+    changed = [name for name in before if (before[name][0] != after[name][0]).any()]
+    assert changed == ['block3_conv2']
+    w, permuted = (values['block3_conv2'][0].reshape(-1, 3) for values in (before, after))
+    assert (np.sort(w, 0) == np.sort(permuted, 0)).all() and (w != permuted).mean() > 0.5
+    kernel, = (v for v in explainer.session.graph.get_collection('local_variables') if v.name.startswith('block3_conv2'))
+    np.testing.assert_array_equal(explainer.session.run(kernel), np.maximum(after['block3_conv2'][0], 0))  # what z+ derives
+
+
+def test_spearman_by_hand():
+    spearman = scripts('vgg').randomise.spearman
+    x = np.array([[1.0, 5.0], [2.0, 9.0]])
+    assert spearman(x, x ** 3) == pytest.approx(1) and spearman(x, -x) == pytest.approx(-1)
+    assert spearman(np.array([1, 2, 3, 4, 5]), np.array([2, 1, 4, 3, 5])) == pytest.approx(0.8)  # 1 - 6 * 4 / (5 * 24)
+    assert spearman(np.array([1, 1, 2]), np.array([1, 2, 3])) == pytest.approx(3 ** 0.5 / 2)  # ties share a rank: 1.5 1.5 3
+    assert spearman(x, np.zeros([2, 2])) == 0
+
+
+def test_readme_names_the_scripts():
+    text = (ROOT / 'README.md').read_text()
+    assert all(script in text for script in ('mnist/flip.py', 'vgg/flip.py', 'vgg/randomise.py'))

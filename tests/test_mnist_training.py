@@ -1,0 +1,204 @@
+"""mnist/train.py and data.py: what a training leaves behind, how it goes on, and how it fails."""
+import shutil
+import signal
+import subprocess
+import time
+
+from conftest import TRAINING, command, fail, other_network, scripts, succeed, truncate
+import numpy as np
+import pytest
+
+
+def checkpoint(logdir, name='checkpoint'):
+    """All variables of the last checkpoint, or with 'best_checkpoint' of the best one."""
+    tf = scripts('mnist').lrp.tf
+    reader = tf.train.load_checkpoint(tf.train.latest_checkpoint(str(logdir), name))
+    return {variable: reader.get_tensor(variable) for variable in reader.get_variable_to_shape_map()}
+
+
+def assert_same(found, expected):
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        np.testing.assert_allclose(found[name], value, rtol=0, atol=1e-6, err_msg=name)
+
+
+def test_training_learns(training):
+    printed = training[1]
+    assert 'Epoch 1/2' in printed and 'Epoch 2/2' in printed and printed.count('\nvalidation accuracy') == 2
+    assert float(printed.split('test accuracy ')[1].split('%')[0]) > 90
+    assert 'seed 7' in printed
+
+
+def test_training_writes_summaries(logdir):
+    events, = logdir.glob('events.out.tfevents.*')
+    points = {}
+    for event in scripts('mnist').lrp.tf.train.summary_iterator(str(events)):
+        for value in event.summary.value:
+            points.setdefault(value.tag, {})[event.step] = value.simple_value
+    assert points.keys() == {'cost', 'accuracy', 'learning_rate', 'validation_accuracy'}
+    assert list(points['validation_accuracy']) == [105, 210] and len(points['cost']) == 20
+    assert points['cost'][205] < 0.5 * points['cost'][10]
+    assert 0.9e-3 < max(points['learning_rate'].values()) <= 1e-3
+
+
+def test_finished_training_says_so(logdir, small, tmp_path):
+    before = checkpoint(logdir)
+    options = [*TRAINING, '--data', small, '--logdir', logdir]
+    printed = succeed('mnist/train.py', *options, cwd=tmp_path)
+    assert 'training is finished' in printed and 'Epoch' not in printed
+    assert_same(checkpoint(logdir), before)
+
+
+def test_killed_training_goes_on(logdir, small, tmp_path):
+    """And ends with the weights, the optimiser's state and the best weights of one that ran through."""
+    options = [*TRAINING, '--data', small, '--logdir', tmp_path / 'logs']
+    process = subprocess.Popen(command('mnist/train.py', *options), cwd=tmp_path, stdout=subprocess.DEVNULL)
+    saved, deadline = tmp_path / 'logs' / 'checkpoint', time.monotonic() + 120
+    while not saved.exists() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    assert checkpoint(saved.parent)['global_step'] == 100
+    assert 'going on after step 100 of 210' in succeed('mnist/train.py', *options, cwd=tmp_path)
+    assert_same(checkpoint(saved.parent), checkpoint(logdir))
+    assert_same(checkpoint(saved.parent, 'best_checkpoint'), checkpoint(logdir, 'best_checkpoint'))
+
+
+def test_seed_decides_the_weights(tiny, tmp_path):
+    for name, seed in ('first', 3), ('second', 3), ('other', 4):
+        scripts('mnist').train.main(['--epochs', '1', '--seed', str(seed), '--data', str(tiny),
+                                     '--logdir', str(tmp_path / name)])
+    first, second, other = (checkpoint(tmp_path / name) for name in ('first', 'second', 'other'))
+    assert_same(first, second)
+    assert np.abs(first['dense2/kernel'] - other['dense2/kernel']).max() > 0.01
+
+
+def test_logdir_can_be_moved(tiny, tmp_path):
+    options = ['--epochs', '1', '--data', str(tiny), '--logdir']
+    scripts('mnist').train.main([*options, str(tmp_path / 'logs')])
+    (tmp_path / 'logs').rename(tmp_path / 'moved')
+    printed = succeed('mnist/train.py', *options, tmp_path / 'moved', cwd=tmp_path)
+    assert 'training is finished' in printed
+    scripts('mnist').lrp.Explainer(['zplus'], tmp_path / 'moved')
+
+
+def test_another_seed_is_refused(logdir, small, tmp_path):
+    options = [*TRAINING[:-1], 8, '--data', small, '--logdir', logdir]
+    assert '--seed 7, not 8' in fail('mnist/train.py', *options, cwd=tmp_path)
+
+
+@pytest.mark.parametrize('part', ['.index', '.data-00000-of-00001'])
+def test_truncated_checkpoint_is_refused(refused, logdir, small, tmp_path, part):
+    for path in [*logdir.glob('*checkpoint'), *logdir.glob('last-210.*'), *logdir.glob('best-*')]:
+        shutil.copy(path, tmp_path)
+    truncate(tmp_path / f'last-210{part}')
+    line = refused('mnist/train.py', *TRAINING, '--data', small, '--logdir', tmp_path)
+    assert str(tmp_path / 'last-210') in line and 'damaged' in line
+
+
+def test_another_network_is_refused(refused, tiny, tmp_path):
+    other_network(tmp_path, 'checkpoint')
+    line = refused('mnist/train.py', '--data', tiny, '--logdir', tmp_path)
+    assert str(tmp_path / 'last-1') in line and 'another network' in line and 'conv1/kernel' in line
+
+
+def test_logdir_that_cannot_be_written_is_refused(refused, tiny, tmp_path):
+    (tmp_path / 'file').write_text('')
+    line = refused('mnist/train.py', '--data', tiny, '--logdir', tmp_path / 'file' / 'logs')
+    assert f'cannot write to {tmp_path / "file" / "logs"}' in line
+
+
+def test_missing_data_is_named(refused, logdir, tmp_path):
+    options, expected = ['--data', tmp_path / 'none.npz'], f'no data file {tmp_path / "none.npz"}'
+    assert expected in fail('mnist/train.py', *options, '--logdir', tmp_path / 'logs', cwd=tmp_path)
+    assert expected in refused('mnist/lrp.py', *options, '--logdir', logdir, '--results', tmp_path)
+
+
+def text(path, arrays):
+    path.write_text('hello\n')
+
+
+def half_a_file(path, arrays):
+    np.savez(path, **arrays)
+    truncate(path)
+
+
+def no_test_labels(path, arrays):
+    del arrays['y_test']
+    np.savez(path, **arrays)
+
+
+def colour_images(path, arrays):
+    np.savez(path, **{**arrays, 'x_train': np.stack(3 * [arrays['x_train']], -1)})
+
+
+def images_in_floats(path, arrays):
+    np.savez(path, **{**arrays, 'x_train': arrays['x_train'] / np.float32(255)})
+
+
+def eleven_classes(path, arrays):
+    np.savez(path, **{**arrays, 'y_train': np.arange(len(arrays['y_train'])) % 11})
+
+
+def pickled_labels(path, arrays):
+    np.savez(path, **{**arrays, 'y_train': arrays['y_train'].astype(object)})
+
+
+@pytest.mark.parametrize('spoil, reason', [
+    (text, ''), (half_a_file, ''), (no_test_labels, 'y_test'), (colour_images, '28, 28, 3]'),
+    (images_in_floats, 'expected uint8'), (eleven_classes, 'labels 0 to 10'), (pickled_labels, 'allow_pickle')])
+def test_bad_data_is_refused(refused, tiny, tmp_path, spoil, reason):
+    with np.load(tiny) as arrays:
+        spoil(tmp_path / 'bad.npz', dict(arrays))
+    line = refused('mnist/train.py', '--data', tmp_path / 'bad.npz', '--logdir', tmp_path / 'logs')
+    assert f'{tmp_path / "bad.npz"} is not an MNIST .npz' in line and reason in line
+
+
+@pytest.mark.parametrize('option, values', [
+    ('--epochs', ['0', '-2', '1.5', 10 ** 50]), ('--batch-size', ['0', 'many', 10 ** 20]),
+    ('--learning-rate', ['0', '-1', 'nan', 'inf', 'fast']), ('--seed', ['x', '-1', 10 ** 20])])
+def test_bad_options_are_named(refused, tiny, tmp_path, option, values):
+    for value in values:
+        line = refused('mnist/train.py', option, value, '--data', tiny, '--logdir', tmp_path / 'logs')
+        assert option in line and str(value) in line
+
+
+def test_help(capsys):
+    with pytest.raises(SystemExit) as stop:
+        scripts('mnist').train.main(['--help'])
+    printed = capsys.readouterr().out
+    assert not stop.value.code
+    for option in ['--epochs', '--batch-size', '--learning-rate', '--seed', '--data', '--logdir']:
+        assert option in printed
+
+
+def test_epoch_shows_every_digit_once():
+    """In an order of its own, moved by a pixel at most; and goes on at any batch as if it had run through."""
+    images, labels = np.zeros([70, 28, 28], np.uint8), np.arange(70)
+    images[:, 13, 13] = labels + 1
+    epoch = scripts('mnist').data.epoch
+    whole = list(epoch(images, labels, 20, np.random.default_rng(1)))
+    np.testing.assert_equal(list(epoch(images, labels, 20, np.random.default_rng(1), 2)), whole[2:])
+    assert [len(batch) for _, batch in whole] == [20, 20, 20, 10]
+    pixels, order = (np.concatenate(part) for part in zip(*whole))
+    assert sorted(order) == list(labels) != list(order)
+    np.testing.assert_array_equal(pixels.max((1, 2)), order + 1)
+    _, row, column = np.nonzero(pixels)
+    assert set(zip(row, column)) == {(y, x) for y in (12, 13, 14) for x in (12, 13, 14)}
+
+
+def test_moved_digits_come_in_with_background():
+    image = np.arange(1, 28 * 28 + 1).reshape(28, 28)
+    for down, right in np.ndindex(3, 3):
+        expected = np.zeros([30, 30], int)
+        expected[down:28 + down, right:28 + right] = image
+        found = scripts('mnist').data.moved(image[None], np.array([[down, right]]))
+        np.testing.assert_array_equal(found, expected[None, 1:29, 1:29])
+
+
+def test_splits_share_no_digit(small):
+    (train, _), (validation, _), (test, _) = scripts('mnist').data.load(small, 'train', 'validation', 'test')
+    assert [len(train), len(validation), len(test)] == [2100, 420, 250]
+    with np.load(small) as file:
+        np.testing.assert_array_equal(np.concatenate([train, validation]), file['x_train'])
+        np.testing.assert_array_equal(test, file['x_test'])

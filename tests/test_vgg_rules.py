@@ -1,0 +1,259 @@
+"""The rules that only vgg/ has, against the oracle and what the papers claim, and which rule each composite gives a layer."""
+from functools import partial
+
+from conftest import scripts
+import numpy as np
+import oracle
+import pytest
+
+LAYERS = {  # layer, shape of its inputs
+    'conv': (('layer', 'conv', [3, 3, 3, 4]), (2, 4, 5, 3)),
+    'conv of 2x3 pixels': (('layer', 'conv', [3, 3, 2, 3]), (3, 2, 3, 2)),
+    'conv of one pixel': (('layer', 'conv', [3, 3, 2, 4]), (3, 1, 1, 2)),
+    'dense': (('layer', 'dense', [6, 5]), (4, 6)),
+}
+CONTENTS = ['mixed', 'weights <= 0', 'weights zero', 'inputs zero', 'one input', 'one dead output', 'large', 'small']
+POOL = ('layer', 'pool', None)
+VGG16 = [f'block{block}_{part}' for block, convolutions in enumerate([2, 2, 3, 3, 3], 1)
+         for part in [f'conv{i + 1}' for i in range(convolutions)] + ['pool']] + ['flatten', 'fc1', 'fc2', 'predictions']
+BOX = {'low': [-103.939, -116.779, -123.68], 'high': [151.061, 138.221, 131.32]}  # black and white: BGR, mean subtracted
+ALPHA1, ALPHA2 = ('alpha_beta', {'alpha': 1.0}), ('alpha_beta', {'alpha': 2.0})
+RULES = {  # of each composite: first convolution, the others in blocks 1-3, those in blocks 4-5, dense layers
+    'deep-taylor': [('zbeta', BOX), ('zplus', {}), ('zplus', {}), ('zplus', {})],
+    'zplus': [('zplus_signed', {}), ('zplus', {}), ('zplus', {}), ('zplus', {})],
+    'wsquare': [('wsquare', {}), ('zplus', {}), ('zplus', {}), ('zplus', {})],
+    'epsilon': [('epsilon', {})] * 4,
+    'alpha1beta0': [ALPHA1] * 4,
+    'alpha2beta1': [ALPHA2] * 4,
+    'epsilon-plus': [ALPHA1, ALPHA1, ALPHA1, ('epsilon', {})],
+    'epsilon-plus-flat': [('flat', {}), ALPHA1, ALPHA1, ('epsilon', {})],
+    'epsilon-alpha2beta1': [ALPHA2, ALPHA2, ALPHA2, ('epsilon', {})],
+    'epsilon-gamma-box': [('zbeta', BOX), ('gamma', {}), ('gamma', {}), ('epsilon', {})],
+    'montavon2019': [('zbeta', BOX), ('gamma', {}), ('lifted', {'share': 0.25}), ('lifted', {'share': 0.0})],
+}
+
+
+@pytest.fixture
+def folder():
+    """The scripts of vgg/ alone: conftest's fixtures `lrp` and `evaluate` follow."""
+    return scripts('vgg')
+
+
+@pytest.fixture(params=LAYERS)
+def place(request):
+    """A layer and the shape of its inputs."""
+    return LAYERS[request.param]
+
+
+@pytest.fixture
+def propagate(lrp, evaluate):
+    """A function: the relevance that a rule gives to a."""
+    def relevance(rule, layer, a, w, b, r, **options):
+        def op(a, r):
+            return getattr(lrp, rule)(layer, a, lrp.tf.constant(w), lrp.tf.constant(b), r, **options)
+        found = evaluate(op, a, r)
+        assert np.isfinite(found).all()
+        return found
+    return relevance
+
+
+def numbers(place, content='mixed', signed=False):
+    """Draws a, w, b and r of a layer: a >= 0 unless signed, b and r of both signs."""
+    (_, _, shape), inputs = place
+    rng = np.random.default_rng(sum(inputs) + 1)
+    sizes = inputs, shape, shape[-1], inputs[:-1] + (shape[-1],)
+    a, w, b, r = (rng.normal(size=size).astype(np.float32) for size in sizes)
+    b = np.where(np.arange(len(b)) % 2, -1, 1).astype(np.float32) * np.abs(b)
+    a = a if signed else np.maximum(a, 0)
+    if content == 'weights <= 0':
+        w = -np.abs(w)
+    if content == 'weights zero':
+        w = np.zeros_like(w)
+    if content == 'inputs zero':
+        a = np.zeros_like(a)
+    if content == 'one input':
+        a = np.where(np.arange(a.size).reshape(a.shape) == a.size // 2, np.float32(0.7), np.float32(0))
+    if content == 'one dead output':
+        w[..., 1], b[1] = 0, 0
+        r[..., 1] *= 1e3
+    scale = np.float32({'large': 1e4, 'small': 1e-4}.get(content, 1))
+    return scale * a, w, scale * b, scale * r
+
+
+def sums(r):
+    """The sum of each image's relevance."""
+    return r.reshape(len(r), -1).sum(1, dtype=np.float64)
+
+
+def assert_close(found, expected, share=1e-5):
+    """Equal up to float32 rounding: a share of the number itself and of the largest one of the layer."""
+    np.testing.assert_allclose(found, expected, rtol=10 * share, atol=share * np.abs(expected).max())
+
+
+@pytest.mark.parametrize('content', CONTENTS)
+@pytest.mark.parametrize('signed', [True, False])
+@pytest.mark.parametrize('rule', ['zplus_signed', 'wsquare', 'flat'])
+def test_rules_that_conserve(propagate, place, rule, content, signed):
+    a, w, b, r = numbers(place, content, signed)
+    truth = getattr(oracle, rule.removesuffix('_signed'))
+    assert_close(propagate(rule, place[0], a, w, b, r), truth(place[0], a, w, b, r))
+
+
+@pytest.mark.parametrize('content', ['mixed', 'weights <= 0', 'one dead output'])
+def test_zplus_counts_positive_weights_only(propagate, place, content):
+    a, w, b, r = numbers(place, content)
+    assert_close(propagate('zplus', place[0], a, w, b, r), oracle.zplus(place[0], a, np.maximum(w, 0), b, r))
+
+
+@pytest.mark.parametrize('content', ['mixed', 'one dead output'])
+def test_zplus_signed_is_zplus_of_inputs_above_zero(propagate, place, content):
+    layer, *inputs = place[0], *numbers(place, content)
+    assert_close(propagate('zplus_signed', layer, *inputs), propagate('zplus', layer, *inputs), 1e-6)
+
+
+@pytest.mark.parametrize('content', CONTENTS)
+def test_gamma(propagate, place, content):
+    a, w, b, r = numbers(place, content)
+    assert_close(propagate('gamma', place[0], a, w, b, r), oracle.gamma(place[0], a, w, b, r), 1e-4)
+    assert_close(propagate('gamma', place[0], a, w, b, r, gamma=0.5), oracle.gamma(place[0], a, w, b, r, 0.5), 1e-4)
+
+
+@pytest.mark.parametrize('content', CONTENTS)
+@pytest.mark.parametrize('alpha', [1.0, 2.0])
+def test_alpha_beta(propagate, place, content, alpha):
+    a, w, b, r = numbers(place, content, signed=True)
+    expected = oracle.alpha_beta(place[0], a, w, b, r, alpha, alpha - 1)
+    assert_close(propagate('alpha_beta', place[0], a, w, b, r, alpha=alpha), expected)
+
+
+@pytest.mark.parametrize('content', CONTENTS)
+@pytest.mark.parametrize('alpha', [1.0, 2.0])
+@pytest.mark.parametrize('signed', [True, False])
+def test_alpha_beta_of_inputs_above_zero(propagate, place, content, alpha, signed):
+    a, w, b, r = numbers(place, content)
+    expected = oracle.alpha_beta(place[0], a, w, b, r, alpha, alpha - 1)
+    assert_close(propagate('alpha_beta', place[0], a, w, b, r, alpha=alpha, signed=signed), expected)
+
+
+@pytest.mark.parametrize('content', ['mixed', 'one dead output'])
+def test_alpha_beta_with_a_beta_of_its_own(propagate, place, content):
+    a, w, b, r = numbers(place, content, signed=True)
+    expected = oracle.alpha_beta(place[0], a, w, b, r, 1.5, 0.25)
+    assert_close(propagate('alpha_beta', place[0], a, w, b, r, alpha=1.5, beta=0.25), expected)
+
+
+@pytest.mark.parametrize('content', CONTENTS)
+@pytest.mark.parametrize('share', [0.0, 0.25])
+def test_lifted(propagate, place, content, share):
+    a, w, b, r = numbers(place, content)
+    assert_close(propagate('lifted', place[0], a, w, b, r, share=share), oracle.rms(place[0], a, w, b, r, share), 1e-4)
+
+
+@pytest.mark.parametrize('rule, options', [('gamma', {}), ('lifted', {'share': 0.25}), ('lifted', {'share': 0.0})])
+@pytest.mark.parametrize('content', ['mixed', 'a dead window', 'zero'])
+def test_average_pooling(propagate, rule, options, content):
+    rng = np.random.default_rng(8)
+    a = np.float32(np.maximum(rng.normal(size=(3, 4, 6, 2)), 0))
+    r = np.float32(rng.normal(size=(3, 2, 3, 2)))
+    a[:, 2:, :2] *= content == 'mixed'
+    a *= content != 'zero'
+    expected = oracle.average_pool(a, r, share=options.get('share', 0.0))  # gamma 1/4 of a mean cancels
+    assert_close(propagate(rule, POOL, a, np.float32(1), np.float32(0), r, **options), expected)
+
+
+@pytest.mark.parametrize('content', ['mixed', 'one input', 'large', 'small', 'one dead output'])
+@pytest.mark.parametrize('rule', ['zplus_signed', 'alpha_beta'])
+def test_conserves_where_z_is_positive(propagate, place, rule, content):
+    """alpha_beta with alpha = 1 and no bias is the z+ rule for inputs of any sign."""
+    a, w, b, r = numbers(place, content, signed=True)
+    options = {'alpha': 1.0} if rule == 'alpha_beta' else {}
+    positive = np.zeros(r.shape, bool)
+    for j, i, weight in oracle.connections(place[0], a.shape, w):
+        positive[j] |= a[i] * weight > 0
+    found = sums(propagate(rule, place[0], a, w, 0 * b, r, **options))
+    np.testing.assert_allclose(found, sums(np.where(positive, r, 0)), rtol=0, atol=1e-6 * np.abs(r).sum())
+
+
+@pytest.mark.parametrize('content', ['mixed', 'inputs zero', 'weights <= 0', 'large', 'small'])
+@pytest.mark.parametrize('rule', ['wsquare', 'flat'])
+def test_conserves_always(propagate, place, rule, content):
+    a, w, b, r = numbers(place, content, signed=True)
+    found = sums(propagate(rule, place[0], a, w, b, r))
+    np.testing.assert_allclose(found, sums(r), rtol=0, atol=1e-6 * np.abs(r).sum())
+
+
+def test_gamma_conserves_without_bias(propagate, place):
+    a, w, b, r = numbers(place)
+    a = a + 0.1  # no output without inputs
+    found = sums(propagate('gamma', place[0], a, w, 0 * b, r))
+    np.testing.assert_allclose(found, sums(r), rtol=0, atol=1e-4 * np.abs(r).max())
+
+
+def test_alpha_beta_loses_what_the_biases_absorb(propagate):
+    """Excitation 2 + 2 with bias, inhibition -3 - 1: R_in = 2 * 8 * 2/4 - 8 * 3/4."""
+    layer, r = ('layer', 'dense', [2, 1]), np.float32([[8.0]])
+    a, w = np.float32([[1, -3]]), np.float32([[2], [1]])
+    lifting = propagate('alpha_beta', layer, a, w, np.float32([2]), r, alpha=2.0)
+    assert_close(lifting, [[8.0, -8.0]])
+    lowering = propagate('alpha_beta', layer, a, w, np.float32([-1]), r, alpha=2.0)
+    assert_close(lowering, [[16.0, -6.0]])
+
+
+def test_flat_leaves_out_padding(propagate):
+    """A corner of 2x3 pixels has 4 neighbours, itself among them, the middle ones 6: the corner gets 4/4 and 2/6."""
+    layer, r = ('layer', 'conv', [3, 3, 1, 1]), np.ones((1, 2, 3, 1), np.float32)
+    found = propagate('flat', layer, -7 * r, np.zeros((3, 3, 1, 1), np.float32), np.float32([1]), r)
+    corner, middle = 2 / 4 + 2 / 6, 4 / 4 + 2 / 6
+    assert_close(found[0, ..., 0], [[corner, middle, corner]] * 2)
+
+
+@pytest.mark.parametrize('rule, options', [
+    ('zplus_signed', {}), ('wsquare', {}), ('flat', {}), ('gamma', {}), ('lifted', {'share': 0.25}),
+    ('alpha_beta', {'alpha': 2.0}), ('alpha_beta', {'alpha': 2.0, 'signed': False})])
+def test_neighbours_in_the_batch_do_not_matter(propagate, place, rule, options):
+    a, w, b, r = numbers(place)
+    a[0] *= 1000
+    together = propagate(rule, place[0], a, w, b, r, **options)
+    for i in range(len(a)):
+        alone = propagate(rule, place[0], a[i:i + 1], w, b, r[i:i + 1], **options)
+        assert_close(together[i:i + 1], alone, 1e-6)
+
+
+def test_every_composite_is_there(lrp):
+    assert set(lrp.COMPOSITES) == set(RULES)
+
+
+def test_layers_of_vgg16(folder):
+    assert [name for name, _, _ in folder.model.layer_table('vgg16', [8, 7, 6])] == VGG16
+
+
+def rules_of(lrp, composite, name):
+    """The name and the options of a layer's rule."""
+    rule = lrp.rule_of(composite, name)
+    return (rule.func.__name__, dict(rule.keywords)) if isinstance(rule, partial) else (rule.__name__, {})
+
+
+@pytest.mark.parametrize('composite', RULES)
+def test_rule_of_each_layer(lrp, composite):
+    """Each layer has the rule of the table above; the pixels, which may be negative, the form for inputs of any sign."""
+    for name in VGG16:
+        place = 0 if name == 'block1_conv1' else 1 if 'block1' <= name < 'block4' else 2 if name.startswith('block') else 3
+        function, options = rules_of(lrp, composite, name)
+        expected, values = RULES[composite][place]
+        assert function == expected, name
+        assert options.pop('signed', True) or place > 0, name
+        assert set(options) == set(values), name
+        for key, value in values.items():
+            np.testing.assert_allclose(options[key], value, rtol=1e-6)
+
+
+@pytest.mark.parametrize('composite', RULES)
+def test_pooling_follows_its_block_in_montavon2019_only(lrp, evaluate, composite):
+    """Elsewhere the winner of each window takes all."""
+    rng = np.random.default_rng(3)
+    a, r = np.float32(rng.uniform(0.1, 1, (2, 4, 4, 3))), np.float32(rng.normal(size=(2, 2, 2, 3)))
+    pool = ('block3_pool', 'pool', None)
+
+    def op(a, r):
+        return lrp.relevance(composite, [pool], [a, lrp.tf.nn.max_pool2d(a, 2, 2, 'VALID')], {}, r)[0]
+    assert_close(evaluate(op, a, r), oracle.average_pool(a, r) if composite == 'montavon2019' else oracle.max_pool(a, r))

@@ -1,0 +1,206 @@
+"""Weight files as Keras itself writes them: the logits of our graph are those of the Keras model that was saved."""
+import os
+import subprocess
+import sys
+
+from conftest import ROOT, scripts
+import h5py
+import keras
+import numpy as np
+import pytest
+from small_vgg import photograph, random_weights
+
+SHAPE = (224, 224, 3)
+HEAD = (16, 5)
+
+
+def flat_model(name):
+    """VGG with a small head, one functional model."""
+    base = getattr(keras.applications, name)(weights=None, include_top=False, input_shape=SHAPE)
+    x = keras.layers.Flatten()(base.output)
+    x = keras.layers.Dense(HEAD[0], activation='relu')(x)
+    return keras.Model(base.input, keras.layers.Dense(HEAD[1])(x))
+
+
+def nested_model(name):
+    """The same, the convolutions a model inside the model."""
+    base = getattr(keras.applications, name)(weights=None, include_top=False, input_shape=SHAPE)
+    return keras.Sequential([keras.Input(SHAPE), base, keras.layers.Flatten(), keras.layers.Dense(HEAD[0], activation='relu'),
+                             keras.layers.Dense(HEAD[1])])
+
+
+def nested_features(name):
+    """The same, the first dense layer in the inner model too: the outer one, nearer the root of the file, comes after it."""
+    base = getattr(keras.applications, name)(weights=None, include_top=False, input_shape=SHAPE)
+    x = keras.layers.Dense(HEAD[0], activation='relu')(keras.layers.Flatten()(base.output))
+    return keras.Sequential([keras.Input(SHAPE), keras.Model(base.input, x), keras.layers.Dense(HEAD[1])])
+
+
+def randomise(model):
+    """Weights that keep the activations' size from layer to layer, and biases that are not zero."""
+    rng = np.random.default_rng(4)
+    model.set_weights([rng.normal(0, np.sqrt(2 / max(1, w[..., 0].size)) if w.ndim > 1 else 0.1, w.shape).astype(np.float32)
+                       for w in model.get_weights()])
+    return model
+
+
+@pytest.fixture(scope='module')
+def pixels():
+    """A bundled photograph as the network sees it."""
+    return scripts('vgg').pictures.open_picture(ROOT / 'vgg' / 'images' / 'panda.jpg')[1][None]
+
+
+@pytest.fixture(scope='module')
+def truths(pixels):
+    """A function: a Keras model by name and the logits that Keras computes with it."""
+    made = {}
+
+    def truth(build, name):
+        if (build, name) not in made:
+            model = randomise(build(name))
+            inputs = keras.applications.vgg16.preprocess_input(np.float32(pixels))
+            made[build, name] = model, model.predict_on_batch(inputs)[0]
+        return made[build, name]
+    return truth
+
+
+def logits(path, name, pixels):
+    """The logits of the network in a file."""
+    explainer = scripts('vgg').lrp.Explainer([], name, path)
+    found = explainer(pixels, [-1])['logits'][0]
+    explainer.session.close()
+    return found
+
+
+def assert_logits(path, name, pixels, expected):
+    found = logits(path, name, pixels)
+    assert np.abs(expected).max() > 0.01 and np.std(expected) > 0
+    assert np.abs(found - expected).max() < 1e-4 * np.abs(expected).max()
+
+
+@pytest.mark.parametrize('file', ['vgg.keras', 'vgg.weights.h5', 'vgg.h5'])
+@pytest.mark.parametrize('build', [flat_model, nested_model, nested_features])
+def test_file_of_keras(truths, pixels, tmp_path, build, file):
+    model, expected = truths(build, 'VGG16')
+    if file.endswith('.weights.h5'):
+        model.save_weights(tmp_path / file)
+    else:
+        model.save(tmp_path / file)
+    assert_logits(tmp_path / file, 'vgg16', pixels, expected)
+
+
+def test_vgg19(truths, pixels, tmp_path):
+    model, expected = truths(nested_model, 'VGG19')
+    model.save(tmp_path / 'vgg.keras')
+    assert_logits(tmp_path / 'vgg.keras', 'vgg19', pixels, expected)
+
+
+def test_layout_of_the_published_weights(truths, pixels, tmp_path):
+    """That of Keras 2: the file and each of its groups list what they hold; layers without weights stand there too."""
+    model, expected = truths(flat_model, 'VGG16')
+    with h5py.File(tmp_path / 'published.h5', 'w') as file:
+        file.attrs['layer_names'] = [layer.name.encode() for layer in model.layers]
+        for layer in model.layers:
+            group = file.create_group(layer.name)
+            names = [f'{layer.name}_{part}_1:0'.encode() for part in 'Wb'[:len(layer.weights)]]
+            group.attrs['weight_names'] = names
+            for name, weight in zip(names, layer.get_weights()):
+                group.create_dataset(name.decode(), data=weight)
+    assert_logits(tmp_path / 'published.h5', 'vgg16', pixels, expected)
+
+
+def test_trained_model_with_its_optimizer(pixels, tmp_path):
+    """The optimiser's arrays, of the same shapes as the weights, are no layers."""
+    model = randomise(flat_model('VGG16'))
+    for layer in model.layers[:-2]:
+        layer.trainable = False  # fine-tuned: momenta of the head only
+    model.compile(keras.optimizers.Adam(1e-3), 'mse')
+    inputs = keras.applications.vgg16.preprocess_input(np.float32(pixels))
+    model.train_on_batch(inputs, np.ones((1, HEAD[1])))
+    for file in ('vgg.keras', 'vgg.h5'):
+        model.save(tmp_path / file)
+        assert_logits(tmp_path / file, 'vgg16', pixels, model.predict_on_batch(inputs)[0])
+
+
+@pytest.fixture
+def small_model(monkeypatch, tmp_path):
+    """A function: saves a VGG of two channels with this layer inside its head. Returns the model and its file."""
+    monkeypatch.setattr(scripts('vgg').model, 'WIDTHS', (2, 2, 2, 2, 2))
+
+    def saved(layer, file):
+        layers = [keras.Input(SHAPE)]
+        for depth in (2, 2, 3, 3, 3):
+            layers += [keras.layers.Conv2D(2, 3, padding='same', activation='relu') for _ in range(depth)]
+            layers += [keras.layers.MaxPooling2D()]
+        layers += [keras.layers.Flatten(), keras.layers.Dense(6, activation='relu'), layer, keras.layers.Dense(5)]
+        model = keras.Sequential(layers)
+        (model.save_weights if 'weights' in file else model.save)(tmp_path / file)
+        return model, tmp_path / file
+    return saved
+
+
+@pytest.mark.parametrize('file', ['vgg.keras', 'vgg.weights.h5', 'vgg.h5'])
+def test_dropout_in_the_head_does_nothing(small_model, pixels, file):
+    """Though Keras saves the state of its random numbers, which is no weight."""
+    model, path = small_model(keras.layers.Dropout(0.5), file)
+    inputs = keras.applications.vgg16.preprocess_input(np.float32(pixels))
+    expected = model.predict_on_batch(inputs)[0]
+    assert np.abs(logits(path, 'vgg16', pixels) - expected).max() <= 1e-4 * np.abs(expected).max()
+
+
+@pytest.mark.parametrize('file', ['vgg.keras', 'vgg.weights.h5', 'vgg.h5'])
+def test_a_head_that_is_not_dense_is_refused(small_model, file):
+    """Batch normalisation after a dense layer: to leave it out would explain another network."""
+    _, path = small_model(keras.layers.BatchNormalization(), file)
+    with pytest.raises(ValueError, match='batch_normalization'):
+        scripts('vgg').lrp.Explainer(['zplus'], 'vgg16', path).session.close()
+
+
+def test_classes_of_the_bundled_and_the_published_weights(tmp_path):
+    """Published files have ImageNet's 1,000 names, another file with as many classes has not."""
+    model = scripts('vgg').model
+    published = tmp_path / model.PUBLISHED['vgg16'][0]
+    names = model.class_names(published, None, None, 1000)
+    assert len(names) == 1000 and names[0] == 'tench' and names.count('crane') == 2
+    assert model.class_names(tmp_path / 'other.h5', None, None, 1000)[17] == 'class 17'
+
+
+def test_imagenet_without_network_says_which_file_to_copy(tmp_path):
+    nowhere = {key: 'http://127.0.0.1:9' for key in ('http_proxy', 'https_proxy', 'HTTP_PROXY', 'HTTPS_PROXY')}
+    end = subprocess.run([sys.executable, ROOT / 'vgg' / 'lrp.py', photograph(tmp_path / 'a.png'), '--results', tmp_path / 'out'],
+                         cwd=tmp_path, env={**os.environ, **nowhere, 'no_proxy': '', 'KERAS_HOME': str(tmp_path / 'keras')},
+                         capture_output=True, text=True)
+    assert end.returncode == 2
+    assert len(end.stderr.splitlines()) == 1
+    copy = tmp_path / 'keras' / 'models' / 'vgg16_weights_tf_dim_ordering_tf_kernels.h5'
+    assert str(copy) in end.stderr and '--weights caltech101' in end.stderr
+
+
+def test_imagenet_weights_are_taken_from_the_cache(monkeypatch, tmp_path):
+    """A file of the right name but not of the right contents is not taken: Keras checks its digest."""
+    model, asked = scripts('vgg').model, {}
+
+    def get_file(name, origin, cache_subdir, file_hash):
+        asked.update(name=name, origin=origin, folder=cache_subdir, digest=file_hash)
+        return str(tmp_path / name)
+    monkeypatch.setattr(keras.utils, 'get_file', get_file)
+    assert model.weight_file('vgg19', 'imagenet') == tmp_path / 'vgg19_weights_tf_dim_ordering_tf_kernels.h5'
+    assert asked['origin'].endswith('keras-applications/vgg19/' + asked['name']) and asked['folder'] == 'models'
+    assert asked['digest'] == 'cbe5617147190e668d6c5d5026f83318'
+
+
+@pytest.mark.parametrize('damage', range(40))
+def test_damaged_weight_file_is_explained_or_named(monkeypatch, tmp_path, damage):
+    """Whatever bytes are wrong, an error is one that names the file."""
+    model = scripts('vgg').model
+    monkeypatch.setattr(model, 'WIDTHS', (1, 1, 1, 1, 1))
+    path, rng = tmp_path / 'damaged.npz', np.random.default_rng(damage)
+    np.savez_compressed(path, **random_weights((1, 1, 1, 1, 1), (2,)))
+    content = bytearray(path.read_bytes())
+    for place in rng.integers(0, len(content), 5):
+        content[place] = rng.integers(256)
+    path.write_bytes(content)
+    try:
+        scripts('vgg').lrp.Explainer([], 'vgg16', path).session.close()
+    except ValueError as error:
+        assert str(error).startswith(f'{path}: ')
