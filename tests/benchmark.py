@@ -1,0 +1,229 @@
+"""How fast, how large: medians of repetitions that alternate between the cases, each ratio within one process.
+
+    python tests/benchmark.py mnist                 an epoch of mnist/train.py against Keras's model.fit of the same network
+    python tests/benchmark.py vgg                   every composite against the forward pass; peak memory; end to end
+    python tests/benchmark.py vgg --batch 1 --rule deep-taylor epsilon --precision float32 --network full
+
+`vgg` uses a VGG16 with a full-size head (4096-4096-1000, random weights by He et al. 2015, made on the spot, 553 MB in the
+temporary folder) and the bundled one. Every case runs in a process of its own, so that its peak memory is its own.
+"""
+import argparse
+import json
+import os
+from pathlib import Path
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+
+import numpy as np
+
+ROOT = Path(__file__).resolve().parent.parent
+HEAD = [4096, 4096, 1000]
+
+
+def peak():
+    """Peak resident memory of this process in GB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+
+
+def seconds(function):
+    start = time.perf_counter()
+    function()
+    return time.perf_counter() - start
+
+
+def alternate(cases, repetitions):
+    """Runs every case once to warm up, then all in turn. Returns {name: [seconds]}."""
+    times = {name: [] for name in cases}
+    for function in cases.values():
+        function()
+    for _ in range(repetitions):
+        for name, function in cases.items():
+            times[name].append(seconds(function))
+    return times
+
+
+def ratio(times, name, reference):
+    """The median of the ratios, repetition by repetition."""
+    return statistics.median(a / b for a, b in zip(times[name], times[reference]))
+
+
+def child(*arguments):
+    """Runs this script's worker in a process of its own. Returns what it measured."""
+    command = [sys.executable, str(Path(__file__).resolve()), 'worker', *map(str, arguments)]
+    output = subprocess.run(command, check=True, capture_output=True, text=True, env=dict(os.environ, STARTED=str(time.time())))
+    return json.loads(output.stdout.splitlines()[-1])
+
+
+# MNIST
+
+def mnist_step_times(precision, batches):
+    """Seconds for `batches` training steps of 128 digits: of mnist/train.py in one precision and of Keras, alternating."""
+    sys.path.insert(0, str(ROOT / 'mnist'))
+    import train
+    from model import tf
+    import data
+    import keras
+    (x, y), = data.load(ROOT / 'mnist' / 'mnist.npz', 'train')
+    x, y = x[:128 * batches], y[:128 * batches]
+    _, args = train.parse(['--precision', precision])
+    with tf.Graph().as_default(), tempfile.TemporaryDirectory() as folder:
+        trainer = train.Trainer(args, 10 ** 6)
+        trainer.session.run(tf.global_variables_initializer())
+        writer = tf.summary.FileWriter(folder)
+
+        def ours():
+            epoch = data.epoch(x, y, 128, np.random.default_rng(0))
+            train.train_epoch(trainer, 0, epoch, 0, batches, Path(folder), writer)
+
+        model, pixels = keras_model(keras), x.astype(np.float32)[..., None] / 255
+        return alternate({'ours': ours, 'keras': lambda: model.fit(pixels, y, batch_size=128, verbose=0)}, 3)
+
+
+def keras_model(keras):
+    layers = keras.layers
+    model = keras.Sequential([
+        keras.Input((28, 28, 1)), layers.Conv2D(32, 3, padding='same', activation='relu'),
+        layers.Conv2D(64, 3, padding='same', activation='relu'), layers.MaxPool2D(), layers.Flatten(),
+        layers.Dense(512, activation='relu'), layers.Dropout(0.5), layers.Dense(10)])
+    model.compile('adam', keras.losses.SparseCategoricalCrossentropy(from_logits=True), metrics=['accuracy'])
+    return model
+
+
+def mnist(args):
+    print(f'{"MNIST, batch 128":>18} {"s / epoch":>10} {"Keras fit":>10} {"ratio":>6}')
+    for precision in args.precision:
+        times = child('mnist', precision, args.batches)
+        epoch = {name: statistics.median(values) * 50000 / 128 / args.batches for name, values in times.items()}
+        print(f'{precision:>18} {epoch["ours"]:10.1f} {epoch["keras"]:10.1f} {ratio(times, "ours", "keras"):6.2f}', flush=True)
+
+
+# VGG
+
+def full_size_weights(path):
+    """Writes a VGG16 with the head of ImageNet and random weights."""
+    sys.path.insert(0, str(ROOT / 'vgg'))
+    import model
+    rng, arrays = np.random.default_rng(0), {}
+    for name, _, shape in model.layer_table('vgg16', HEAD):
+        if shape:
+            scale = np.float32(np.sqrt(2 / np.prod(shape[:-1])))
+            arrays[f'{name}/kernel'] = rng.standard_normal(shape, np.float32) * scale
+            arrays[f'{name}/bias'] = np.full(shape[-1:], 0.01, np.float32)
+    np.savez(path, **arrays)
+
+
+def vgg_case(path, method, batch, precision, repetitions):
+    """Seconds of the forward pass and of one method, the method's peak memory, and how many convolutions it runs."""
+    sys.path.insert(0, str(ROOT / 'vgg'))
+    import lrp
+    from model import forward, tf
+    composites = [method] if method in lrp.COMPOSITES else ['epsilon']  # whose forward pass is the plain one
+    explainer = lrp.Explainer(composites, 'vgg16', path, precision)
+    with explainer.session.graph.as_default():
+        plain = forward(explainer.pixels, explainer.layers, explainer.weights)[-1]
+        gradient = tf.gradients(explainer.selected, explainer.pixels)[0]
+    fetch = gradient if method == 'gradient' else explainer.results[f'relevance/{method}']
+    images = np.random.default_rng(0).integers(0, 256, [int(batch), 224, 224, 3])
+    feed = {explainer.pixels: lrp.preprocess_input(images.astype(np.float32)), explainer.target: [-1] * int(batch)}
+    session = explainer.session
+    for _ in range(2):
+        session.run(fetch, feed)
+    result = {'peak': peak()}
+    cases = {'forward': lambda: session.run(plain, feed), 'method': lambda: session.run(fetch, feed)}
+    if precision == 'bfloat16':  # against the forward pass in float32, in the same process
+        other = lrp.Explainer(['epsilon'], 'vgg16', path)
+        cases['float32'] = lambda: other.session.run(other.activations[-1], {other.pixels: feed[explainer.pixels]})
+    result['times'] = alternate(cases, repetitions)
+    metadata = tf.RunMetadata()
+    session.run(fetch, feed, options=tf.RunOptions(output_partition_graphs=True), run_metadata=metadata)
+    result['convolutions'] = sum('Conv2D' in node.op for graph in metadata.partition_graphs for node in graph.node)
+    return result
+
+
+def vgg(args):
+    with tempfile.TemporaryDirectory() as folder:
+        paths = {'full': Path(folder) / 'full.npz', 'bundled': ROOT / 'vgg' / 'weights' / 'vgg16_caltech101.npz'}
+        if 'full' in args.network:
+            full_size_weights(paths['full'])
+        print(f'{"VGG16":>8} {"batch":>5} {"precision":>9} {"method":>20} {"s / image":>9} {"/ forward":>9} {"/ float32":>9} '
+              f'{"GB":>5} {"convolutions":>12}')
+        for network in args.network:
+            for batch in args.batch:
+                for precision in args.precision:
+                    for method in args.rule:
+                        result = child('vgg', paths[network], method, batch, precision, args.repetitions)
+                        image = statistics.median(result['times']['method']) / batch
+                        print(f'{network:>8} {batch:5} {precision:>9} {method:>20} {image:9.3f} '
+                              f'{ratio(result["times"], "method", "forward"):8.2f}x '
+                              f'{ratio(result["times"], "method", "float32" if precision != "float32" else "forward"):8.2f}x '
+                              f'{result["peak"]:5.2f} {result["convolutions"]:12}', flush=True)
+        end_to_end()
+
+
+def end_to_end_case():
+    """Start-up, explaining alone and the whole of vgg/lrp.py for the 24 bundled photographs, in seconds."""
+    sys.path.insert(0, str(ROOT / 'vgg'))
+    import lrp
+    from pictures import open_picture
+    with tempfile.TemporaryDirectory() as folder:
+        _, args = lrp.parse([str(ROOT / 'vgg' / 'images'), '--weights', 'caltech101', '--results', folder])
+        paths = lrp.find(args.image)
+        explainer = lrp.Explainer(['deep-taylor'], 'vgg16', lrp.weight_file('vgg16', 'caltech101'))
+        pixels = np.stack([open_picture(path)[1] for path in paths])
+        explainer(pixels[:8], [-1] * 8)
+        result = {'startup': time.time() - float(os.environ['STARTED'])}
+        names = [path.stem for path in paths]
+
+        def alone():
+            for i in range(0, len(pixels), 8):
+                explainer(pixels[i:i + 8], [-1] * 8)
+
+        def whole():
+            lrp.explain_pictures(explainer, paths, names, explainer.classes, [-1], args)
+
+        return dict(result, **alternate({'alone': alone, 'whole': whole}, 3))
+
+
+def end_to_end():
+    result = child('endtoend')
+    alone, whole, startup = statistics.median(result['alone']), statistics.median(result['whole']), result['startup']
+    print(f'\n24 photographs, bundled VGG16, deep-taylor, batch 8: start-up to the first relevance {startup:.1f} s; explaining '
+          f'{24 / alone:.2f} pictures a second; decoding, explaining, drawing and writing {24 / whole:.2f}; '
+          f'whole run / (start-up + explaining) = {(startup + whole) / (startup + alone):.2f}')
+
+
+def worker(arguments):
+    kind, *rest = arguments
+    if kind == 'mnist':
+        result = mnist_step_times(rest[0], int(rest[1]))
+    elif kind == 'vgg':
+        path, method, batch, precision, repetitions = rest
+        result = vgg_case(Path(path), method, batch, precision, int(repetitions))
+    else:
+        result = end_to_end_case()
+    print('\n' + json.dumps(result))
+
+
+def main():
+    if sys.argv[1:2] == ['worker']:
+        return worker(sys.argv[2:])
+    methods = ['gradient', 'deep-taylor', 'zplus', 'wsquare', 'epsilon', 'alpha1beta0', 'alpha2beta1', 'epsilon-plus',
+               'epsilon-plus-flat', 'epsilon-alpha2beta1', 'epsilon-gamma-box', 'montavon2019']
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('part', choices=['mnist', 'vgg'])
+    parser.add_argument('--batches', type=int, default=60, help='mnist: training steps in each repetition (default: 60)')
+    parser.add_argument('--network', nargs='+', choices=['full', 'bundled'], default=['full', 'bundled'])
+    parser.add_argument('--batch', nargs='+', type=int, default=[1, 8])
+    parser.add_argument('--precision', nargs='+', choices=['float32', 'bfloat16'], default=['float32', 'bfloat16'])
+    parser.add_argument('--rule', nargs='+', choices=methods, default=methods)
+    parser.add_argument('--repetitions', type=int, default=5)
+    args = parser.parse_args()
+    (mnist if args.part == 'mnist' else vgg)(args)
+
+
+if __name__ == '__main__':
+    main()
