@@ -28,7 +28,7 @@ class Parser(argparse.ArgumentParser):
 
 def parse(argv):
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--epochs', type=positive(int), default=6, help='passes over the 50,000 training digits (default: 6)')
+    parser.add_argument('--epochs', type=positive(int), default=5, help='passes over the 50,000 training digits (default: 5)')
     parser.add_argument('--batch-size', type=positive(int), default=128, help='digits per step (default: 128)')
     parser.add_argument('--learning-rate', type=positive(float), default=1e-3,
                         help='highest rate; it rises over the first tenth of the steps and falls along a cosine (default: 0.001)')
@@ -145,15 +145,16 @@ class Trainer:
 
 def train_epoch(trainer, number, batches, done, total, logdir, writer):
     """Trains on one epoch's batches, of which `done` of `total` were trained on before an interruption."""
-    bar = Progbar(total, verbose=1 if sys.stdout.isatty() else 2)
-    bar.update(done)  # the means that it shows are of this run's steps
+    bar = Progbar(total, verbose=1 if sys.stdout.isatty() else 2, stateful_metrics=['cost', 'accuracy'])
+    sums = np.zeros(2)
     for i, (images, labels) in enumerate(batches, done + 1):
         _, cost, accuracy, summary = trainer.session.run(trainer.train, {trainer.images: images, trainer.labels: labels})
         if i % 10 == 0:
             writer.add_summary(summary, number * total + i)
         if i % SAVE_EVERY == 0 and i < total:
             trainer.save(logdir)
-        bar.update(i, [('cost', cost), ('accuracy', accuracy)])
+        sums += cost, accuracy
+        bar.update(i, zip(['cost', 'accuracy'], sums / (i - done)))  # means over this epoch's steps, as far as this run made them
 
 
 def train(args):
