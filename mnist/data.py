@@ -24,6 +24,8 @@ def split_of(file, split):
     x, y = file[f'x_{part}'], file[f'y_{part}'].astype(np.int64)
     if x.dtype != np.uint8 or x.shape[1:] != (28, 28) or y.shape != x.shape[:1] or not len(x):
         raise ValueError(f'{part}: images {x.dtype} {list(x.shape)}, labels {list(y.shape)}; expected uint8 [n, 28, 28] and [n]')
+    if part == 'train' and len(x) < 6:
+        raise ValueError(f'train: {len(x)} images, expected 6 or more')
     if y.min() < 0 or y.max() > 9:
         raise ValueError(f'{part}: labels {y.min()} to {y.max()}; expected 0 to 9')
     cut = len(x) - len(x) // 6

@@ -52,7 +52,7 @@ def zplus(layer, a, w, b, r):
 
 
 def zbeta(layer, a, w, b, r, low, high):
-    """zB rule for inputs low <= a <= high (Montavon et al. 2017, Sec. 4.1), as z = sum (a - low) w+ + (a - high) w-. Conserves.
+    """zB rule for inputs low <= a <= high (Montavon et al. 2017, Sec. 4.2), as z = sum (a - low) w+ + (a - high) w-. Conserves.
 
     Both terms are >= 0, so nothing cancels. They lie side by side along the input channels: one linear operation each way.
     """

@@ -1,11 +1,12 @@
 """Pictures: a user's own digit made to look like one of MNIST's; a digit drawn beside its heatmaps; files written whole."""
 import os
+import warnings
 
 import matplotlib
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
-PICTURE_ERRORS = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)  # what Pillow raises on a bad file
+PICTURE_ERRORS = (OSError, ValueError, SyntaxError, RuntimeError, MemoryError, Image.DecompressionBombError)  # Pillow's own
 
 
 def digit(path):
@@ -15,8 +16,10 @@ def digit(path):
     Returns [28, 28] float32 in [0, 1]. Raises FileNotFoundError, or ValueError where there is no readable picture or no ink.
     """
     try:
-        with Image.open(path) as image:
-            grey = to_grey(ImageOps.exif_transpose(image))
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore')  # odd metadata, and large pictures: Pillow's error, at twice the size, stands
+            with Image.open(path) as image:
+                grey = to_grey(ImageOps.exif_transpose(image))
     except FileNotFoundError:
         raise FileNotFoundError(f'{path}: no such file') from None
     except PICTURE_ERRORS as error:
@@ -31,8 +34,8 @@ def digit(path):
 def to_grey(image):
     """[h, w] float64 in [0, 1]; what is transparent becomes white paper, or black where the ink itself is white."""
     if image.mode.startswith('I') or image.mode == 'F':
-        values = np.asarray(image, np.float64)
-        return values / max(65535.0 if image.mode.startswith('I') else 1.0, values.max())
+        values = np.nan_to_num(np.asarray(image, np.float64))
+        return values / (np.abs(values).max() or 1)
     if not image.has_transparency_data:
         return np.asarray(image.convert('L'), np.float64) / 255
     image = image.convert('RGBA')

@@ -199,6 +199,8 @@ def main(argv=None):
             train(args)
     except (ValueError, OSError) as error:
         parser.error(str(error))
+    except tf.errors.OpError as error:  # a full disk, say
+        parser.error(error.message.splitlines()[0])
     except KeyboardInterrupt:
         parser.exit(130, '\nstopped; started again, the training goes on from its last checkpoint\n')
 

@@ -70,10 +70,11 @@ def mnist_step_times(precision, batches):
     (x, y), = data.load(ROOT / 'mnist' / 'mnist.npz', 'train')
     x, y = x[:128 * batches], y[:128 * batches]
     _, args = train.parse(['--precision', precision])
-    with tf.Graph().as_default(), tempfile.TemporaryDirectory() as folder:
-        trainer = train.Trainer(args, 10 ** 6)
-        trainer.session.run(tf.global_variables_initializer())
-        writer = tf.summary.FileWriter(folder)
+    with tempfile.TemporaryDirectory() as folder:
+        with tf.Graph().as_default():
+            trainer = train.Trainer(args, 10 ** 6)
+            trainer.session.run(tf.global_variables_initializer())
+            writer = tf.summary.FileWriter(folder)
 
         def ours():
             epoch = data.epoch(x, y, 128, np.random.default_rng(0))

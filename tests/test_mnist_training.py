@@ -73,6 +73,22 @@ def test_seed_decides_the_weights(tiny, tmp_path):
     assert np.abs(first['dense2/kernel'] - other['dense2/kernel']).max() > 0.01
 
 
+def test_weights_of_the_best_validation_are_kept(digits, tmp_path):
+    """Not those of the last one: here all is right at first, and after one more step only what is right."""
+    train, (images, labels) = scripts('mnist').train, digits
+    with scripts('mnist').lrp.tf.Graph().as_default():
+        trainer = train.Trainer(train.parse([])[1], 10)
+        trainer.start(tmp_path)
+        predicted = trainer.session.run(trainer.predicted, {trainer.images: images})
+        assert trainer.validate(tmp_path, images, predicted) == 1
+        before = checkpoint(tmp_path, 'best_checkpoint')
+        trainer.session.run(trainer.train, {trainer.images: images, trainer.labels: labels})
+        assert trainer.validate(tmp_path, images, labels) < 1
+        trainer.session.close()
+    assert_same(checkpoint(tmp_path, 'best_checkpoint'), before)
+    assert checkpoint(tmp_path)['global_step'] == 1
+
+
 def test_logdir_can_be_moved(tiny, tmp_path):
     options = ['--epochs', '1', '--data', str(tiny), '--logdir']
     scripts('mnist').train.main([*options, str(tmp_path / 'logs')])
@@ -146,7 +162,8 @@ def pickled_labels(path, arrays):
 
 @pytest.mark.parametrize('spoil, reason', [
     (text, ''), (half_a_file, ''), (no_test_labels, 'y_test'), (colour_images, '28, 28, 3]'),
-    (images_in_floats, 'expected uint8'), (eleven_classes, 'labels 0 to 10'), (pickled_labels, 'allow_pickle')])
+    (images_in_floats, 'expected uint8'), (eleven_classes, 'labels 0 to 10'),
+    (pickled_labels, 'allow_pickle')])
 def test_bad_data_is_refused(refused, tiny, tmp_path, spoil, reason):
     with np.load(tiny) as arrays:
         spoil(tmp_path / 'bad.npz', dict(arrays))

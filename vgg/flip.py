@@ -132,7 +132,7 @@ def read(paths):
 def parse(argv):
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_network_options(parser, COMPOSITES, list(COMPOSITES))
-    parser.add_argument('--steps', type=positive_int, default=10, metavar='N', help='of five regions each, up to 39 (default: 10)')
+    parser.add_argument('--steps', type=positive_int, default=6, metavar='N', help='of five regions each, up to 39 (default: 6)')
     parser.add_argument('--seed', type=seed, default=0, help='draws the noise and the random order (default: 0)')
     args = parser.parse_intermixed_args(argv)
     args.rule = list(dict.fromkeys(args.rule))

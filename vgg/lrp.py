@@ -81,7 +81,7 @@ def zplus_signed(layer, a, w, b, r):
 
 
 def zbeta(layer, a, w, b, r, low, high):
-    """zB rule for inputs low <= a <= high (Montavon et al. 2017, Sec. 4.1), as z = sum (a - low) w+ + (a - high) w-. Conserves."""
+    """zB rule for inputs low <= a <= high (Montavon et al. 2017, Sec. 4.2), as z = sum (a - low) w+ + (a - high) w-. Conserves."""
     return two_terms(layer, a - low, a - high, w, r)
 
 
@@ -107,7 +107,7 @@ def epsilon(layer, a, w, b, r, eps=1e-6):
 
 
 def gamma(layer, a, w, b, r, gamma=0.25):
-    """Gamma rule for inputs a >= 0 (Montavon et al. 2019, Sec. 10.2.3): positive weights count 1 + gamma times."""
+    """Gamma rule for inputs a >= 0 (Montavon et al. 2019, Sec. 10.2.1): positive weights count 1 + gamma times."""
     w = stored(w, f'gamma_{gamma}', w + gamma * tf.maximum(w, 0.0))
     return epsilon(layer, a, w, b + gamma * tf.maximum(b, 0.0), r, eps=1e-9)
 

@@ -78,7 +78,7 @@ def open_picture(path):
 
 def to_rgb(image):
     if image.mode.startswith('I') or image.mode == 'F':  # 16 or 32 bits of grey
-        values = np.asarray(image, np.float64)
+        values = np.nan_to_num(np.asarray(image, np.float64))
         top = max(65535.0 if image.mode.startswith('I') else 255.0 if values.max() > 1 else 1.0, values.max())
         return Image.fromarray(np.uint8(255 * np.clip(values, 0, top) / top)).convert('RGB')
     if image.has_transparency_data:
