@@ -11,7 +11,7 @@ os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
 
 @contextlib.contextmanager
 def silence():
-    """Discards what is written to standard error: TensorFlow's libraries log while loading, before any setting is read."""
+    """Discards what is written to standard error: some of TensorFlow's libraries log whatever the settings say."""
     sys.stderr.flush()
     stderr = os.dup(2)
     with open(os.devnull, 'w') as null:
@@ -92,7 +92,8 @@ def restore(session, saver, checkpoint, wanted):
             name, shape = variable.op.name, variable.shape.as_list()
             if shapes.get(name) != shape:
                 raise TypeError(f'{name} is {shapes.get(name, "missing")}, expected {shape}')
-        saver.restore(session, checkpoint)
+        with silence():  # TensorFlow logs what it also raises
+            saver.restore(session, checkpoint)
     except TypeError as error:
         raise ValueError(f'checkpoint {checkpoint} is of another network: {error}; use another --logdir') from None
     except (tf.errors.OpError, LookupError, ValueError, RuntimeError):
