@@ -74,7 +74,7 @@ def test_regions_of_a_network_that_reads_one_patch():
     noise = np.zeros_like(images)
     others = np.delete(np.arange(196), patch)
     orders = {place: np.tile(np.insert(others, place, patch), (3, 1)) for place in (0, 7, 190)}
-    areas = {place: flip.aopc(flip.curve(network, images, order, noise, 4)) for place, order in orders.items()}
+    areas = {place: flip.aopc(flip.curve(network, images, network.classify(images), order, noise, 4)) for place, order in orders.items()}
     seen = network.classify(images)[:, 0].mean()
     assert areas[0] == pytest.approx(seen * 4 / 5)  # lost at the first step
     assert areas[7] == pytest.approx(seen * 3 / 5)  # at the second
@@ -84,10 +84,10 @@ def test_regions_of_a_network_that_reads_one_patch():
 def test_perturbation_replaces_whole_regions_by_the_given_noise():
     flip, images = scripts('vgg').flip, np.zeros([1, 224, 224, 3], np.uint8)
     noise = np.full_like(images, 7)
-    states = [x.copy() for x in flip.perturbed(images, np.array([[0, 15, 195, 1, 2, 3]]), noise, 1)]
-    assert not states[0].any() and not images.any()
-    changed = states[1][0, ::16, ::16, 0]
-    assert (states[1] == 7).sum() == 5 * 16 * 16 * 3
+    state, = flip.perturbed(images, np.array([[0, 15, 195, 1, 2, 3]]), noise, 1)
+    assert not images.any()
+    changed = state[0, ::16, ::16, 0]
+    assert (state == 7).sum() == 5 * 16 * 16 * 3
     assert [tuple(place) for place in np.argwhere(changed)] == [(0, 0), (0, 1), (0, 2), (1, 1), (13, 13)]
 
 
@@ -118,6 +118,7 @@ def test_mnist_script_puts_the_rules_ahead_of_random(small, logdir, tmp_path):
     assert list(areas.values()) == sorted(areas.values(), reverse=True)
     assert all(areas[rule] > 2 * areas['random'] for rule in ('deep-taylor', 'zplus', 'epsilon'))
     assert width(tmp_path / 'r' / 'flipping.png') > 1000
+    assert (tmp_path / 'r' / 'flipping.txt').read_text() in printed
     again = succeed('mnist/flip.py', *options, cwd=tmp_path)
     assert [line.split() for line in again.splitlines() if line.endswith('%')] == lines
 
@@ -148,6 +149,7 @@ def test_vgg_flipping_script(small_vgg, tmp_path, capsys):
     tables = [[line for line in result.out if line.lstrip().startswith(('deep', 'eps', 'grad', 'random'))] for result in results]
     assert len(tables[0]) == 4 and tables[0] == tables[1]
     assert width(tmp_path / 'r' / 'flipping.png') > 1000
+    assert (tmp_path / 'r' / 'flipping.txt').read_text().splitlines()[1:] == tables[1]
 
 
 def test_randomising_script(small_vgg, tmp_path, capsys):
@@ -160,6 +162,7 @@ def test_randomising_script(small_vgg, tmp_path, capsys):
     assert table['intact'] == [1, 1] and abs(table['block1_conv1'][1]) < 0.5
     assert results[0].out[start:start + 17] == results[1].out[start:start + 17]
     assert width(tmp_path / 'r' / 'randomise.png') > 1000
+    assert (tmp_path / 'r' / 'randomise.txt').read_text().splitlines() == results[1].out[start:start + 17]
 
 
 def test_no_readable_picture_is_a_failure_of_that_picture_only(small_vgg, tmp_path, capsys):

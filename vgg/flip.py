@@ -5,8 +5,8 @@
 Lays a grid of 16x16 pixel regions over each picture and replaces them by noise, five at each step, the most relevant ones first,
 and again the least relevant ones first; follows the logit of the class that the network saw. AOPC is the mean drop of the logit
 over all steps and pictures (Samek et al. 2017, Eq. 12): with most relevant first the larger the better, with least relevant first
-the smaller. For all rules of lrp.py, gradient x input and random order. Writes results/flipping.png and prints a table. Took
-about 40 s for each photograph on 2 busy cores.
+the smaller. For all rules of lrp.py, gradient x input and random order. Writes the curves to results/flipping.png and the table to
+results/flipping.txt. Took about 40 s for each photograph on 2 busy cores.
 """
 import argparse
 
@@ -39,9 +39,8 @@ def scores(explainer, composites, images, rng):
 
 
 def perturbed(images, regions, noise, steps):
-    """Yields the images [n, 224, 224, 3] as they are, then after each step, with the next regions [n, 196] replaced by noise."""
+    """Yields the images [n, 224, 224, 3] after each step, with the next regions [n, 196] replaced by noise."""
     images = images.copy()
-    yield images
     for step in range(steps):
         for image, grain, chosen in zip(images, noise, regions[:, step * REGIONS_PER_STEP:(step + 1) * REGIONS_PER_STEP]):
             for y, x in zip(chosen // GRID * REGION, chosen % GRID * REGION):
@@ -49,10 +48,10 @@ def perturbed(images, regions, noise, steps):
         yield images
 
 
-def curve(explainer, images, regions, noise, steps):
-    """The logit of the class first seen at each step: [steps + 1, n]."""
-    logits = np.stack([explainer.classify(x) for x in perturbed(images, regions, noise, steps)])
-    return logits[:, np.arange(len(images)), logits[0].argmax(1)]
+def curve(explainer, images, intact, regions, noise, steps):
+    """The logit of the class first seen: before any step, from the logits `intact`, and after each one. [steps + 1, n]."""
+    logits = np.stack([intact] + [explainer.classify(x) for x in perturbed(images, regions, noise, steps)])
+    return logits[:, np.arange(len(images)), intact.argmax(1)]
 
 
 def aopc(logits):
@@ -65,12 +64,12 @@ def measure(explainer, composites, images, batch_size, steps, rng):
     parts, done, bar = {}, 0, Progbar(len(images), unit_name='picture')
     for batch in batches(images, batch_size):
         batch = np.stack(batch)
-        noise = rng.integers(0, 256, batch.shape, np.uint8)
+        noise, intact = rng.integers(0, 256, batch.shape, np.uint8), explainer.classify(batch)
         for method, score in scores(explainer, composites, batch, rng).items():
             order = np.argsort(-score, axis=1, kind='stable')
-            parts.setdefault((method, 'most'), []).append(curve(explainer, batch, order, noise, steps))
+            parts.setdefault((method, 'most'), []).append(curve(explainer, batch, intact, order, noise, steps))
             if method != 'random':
-                parts.setdefault((method, 'least'), []).append(curve(explainer, batch, order[:, ::-1], noise, steps))
+                parts.setdefault((method, 'least'), []).append(curve(explainer, batch, intact, order[:, ::-1], noise, steps))
         done += len(batch)
         bar.update(done)
     return {key: np.concatenate(curves, 1) for key, curves in parts.items()}
@@ -103,30 +102,31 @@ def table(results):
 
 def evaluate(args):
     """Does what the command line asks. Returns a line for each picture that could not be read."""
-    check_writable(args.results)
-    images, broken = read(find(args.image))
+    explainer, images, broken = prepare(args)
     if not images:
         return broken
-    explainer = Explainer(args.rule, args.model, weight_file(args.model, args.weights), args.precision)
     with explainer.session.graph.as_default():
         explainer.gradient = tf.gradients(explainer.selected, explainer.pixels)[0]
     results = measure(explainer, args.rule, images, args.batch_size, args.steps, np.random.default_rng(args.seed))
     write(args.results / 'flipping.png', lambda path: draw(results, args.rule).savefig(path, dpi=100))
     print(f'{len(images)} pictures, {args.steps} steps of {REGIONS_PER_STEP} regions of {REGION}x{REGION} pixels, seed {args.seed}')
     print(table(results))
-    print(f'wrote {args.results / "flipping.png"}')
+    write(args.results / 'flipping.txt', lambda path: path.write_text(table(results) + '\n'))
+    print(f'wrote {args.results / "flipping.png"} and {args.results / "flipping.txt"}')
     return broken
 
 
-def read(paths):
-    """Returns what the network sees of each picture, and a line for each that could not be read."""
+def prepare(args):
+    """The explainer (None if no picture could be read), what it sees of each picture, and a line for each that could not be read."""
+    check_writable(args.results)
     images, broken = [], []
-    for path in paths:
+    for path in find(args.image):
         try:
             images.append(open_picture(path)[1])
         except (ValueError, OSError) as error:
             broken.append(str(error))
-    return images, broken
+    explainer = Explainer(args.rule, args.model, weight_file(args.model, args.weights), args.precision) if images else None
+    return explainer, images, broken
 
 
 def parse(argv):

@@ -172,6 +172,7 @@ COMPOSITES = {  # --rule: the first layer name that matches decides
     'montavon2019': [('block1_conv1', BOX), ('block[123]*', gamma), ('block[45]*', partial(lifted, share=0.25)),
                      ('*', partial(lifted, share=0.0))],
 }
+OWN_Z = {zplus, zplus_signed, BOX, gamma, ALPHA1, PIXELS1, PIXELS2}  # the others take z from the forward pass, or have none
 AVERAGE_POOLING = {'montavon2019'}  # here pooling layers follow their block's rule, as if they took the mean
 
 
@@ -180,7 +181,7 @@ def rule_of(composite, name):
 
 
 def after(r, a):
-    """a, but not before r is there: so what a rule computes from it is not held in memory from early on."""
+    """a, but not before r is there: so that z is not computed early and held in memory until then."""
     with tf.control_dependencies([r]):
         return tf.identity(a)
 
@@ -200,8 +201,7 @@ def relevance(composite, layers, a, weights, r, alone=False):
         else:
             w, b = weights.get(name, (tf.ones([]), tf.zeros([])))  # a mean has no weights
             rule = rule_of(composite, name)
-            late = alone and rule in (zplus, gamma, ALPHA1)  # the others use the forward pass's z, or are at the pixels, last
-            r = rule(layer, after(r, a[i]) if late else a[i], w, b, r)
+            r = rule(layer, after(r, a[i]) if alone and rule in OWN_Z else a[i], w, b, r)
         result.insert(0, r)
     return result
 
