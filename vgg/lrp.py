@@ -56,11 +56,16 @@ def negative(w):
     return stored(w, 'negative', tf.minimum(w, 0.0))
 
 
+def tiny(w):
+    """The stabiliser of rules whose z is never negative, one for each output: TensorFlow adds it within the linear operation."""
+    return tf.fill(w.shape[-1:], TINY)
+
+
 def zplus(layer, a, w, b, r):
     """z+ rule for inputs a >= 0 (Montavon et al. 2017, Sec. 4.2). Conserves: sum of result = sum of r, wherever z > 0."""
     w = positive(w)
-    z = linear(layer, a, w)            # 1. what each output received
-    s = r / (z + TINY)                 # 2. relevance per unit received
+    z = linear(layer, a, w) + tiny(w)  # 1. what each output received
+    s = r / z                          # 2. relevance per unit received
     c = transposed(layer, s, w, a)     # 3. sent back along the weights
     return a * c                       # 4. weighed by what each input gave
 
@@ -69,8 +74,8 @@ def two_terms(layer, x, y, w, r):
     """z = sum x w+ + y w-, both terms >= 0, side by side along the input channels: one linear operation each way. Conserves."""
     x = tf.concat([x, y], -1)
     w = tf.concat([positive(w), negative(w)], -2)
-    z = linear(layer, x, w)
-    s = r / (z + TINY)
+    z = linear(layer, x, w) + tiny(w)
+    s = r / z
     c = transposed(layer, s, w, x)
     return tf.add_n(tf.split(x * c, 2, -1))
 
@@ -88,8 +93,8 @@ def zbeta(layer, a, w, b, r, low, high):
 def wsquare(layer, a, w, b, r):
     """w^2 rule for unbounded inputs (Montavon et al. 2017, Sec. 4.1): z = sum w^2, the inputs play no part. Conserves."""
     w = w * w
-    z = linear(layer, tf.ones([1] + a.shape[1:].as_list()), w)
-    s = r / (z + TINY)
+    z = linear(layer, tf.ones([1] + a.shape[1:].as_list()), w) + tiny(w)
+    s = r / z
     return transposed(layer, s, w, a)
 
 
@@ -172,7 +177,6 @@ COMPOSITES = {  # --rule: the first layer name that matches decides
     'montavon2019': [('block1_conv1', BOX), ('block[123]*', gamma), ('block[45]*', partial(lifted, share=0.25)),
                      ('*', partial(lifted, share=0.0))],
 }
-OWN_Z = {zplus, zplus_signed, BOX, gamma, ALPHA1, PIXELS1, PIXELS2}  # the others take z from the forward pass, or have none
 AVERAGE_POOLING = {'montavon2019'}  # here pooling layers follow their block's rule, as if they took the mean
 
 
@@ -180,17 +184,8 @@ def rule_of(composite, name):
     return next(rule for pattern, rule in COMPOSITES[composite] if fnmatch(name, pattern))
 
 
-def after(r, a):
-    """a, but not before r is there: so that z is not computed early and held in memory until then."""
-    with tf.control_dependencies([r]):
-        return tf.identity(a)
-
-
-def relevance(composite, layers, a, weights, r, alone=False):
-    """Walks the layer table upwards from the relevance r of the logits. Returns r[0..L], r[i] of the shape of a[i].
-
-    alone: no other composite is in the graph, so none shares this one's z.
-    """
+def relevance(composite, layers, a, weights, r):
+    """Walks the layer table upwards from the relevance r of the logits. Returns r[0..L], r[i] of the shape of a[i]."""
     result = [r]
     for i, layer in reversed(list(enumerate(layers))):
         name, kind, _ = layer
@@ -200,8 +195,7 @@ def relevance(composite, layers, a, weights, r, alone=False):
             r = max_pool(a[i], a[i + 1], r)
         else:
             w, b = weights.get(name, (tf.ones([]), tf.zeros([])))  # a mean has no weights
-            rule = rule_of(composite, name)
-            r = rule(layer, after(r, a[i]) if alone and rule in OWN_Z else a[i], w, b, r)
+            r = rule_of(composite, name)(layer, a[i], w, b, r)
         result.insert(0, r)
     return result
 
@@ -235,12 +229,12 @@ class Explainer:
             place = tf.maximum(-1 - self.target, 0)
             target = tf.where(self.target < 0, tf.gather(ranked, place, batch_dims=1), self.target)
             self.selected = logits * tf.one_hot(target, self.count)  # where relevance starts: the target's logit, else zero
-            start = (self.layers, self.activations, self.weights, self.selected, len(composites) == 1)
+            start = (self.layers, self.activations, self.weights, self.selected)
             self.relevance = {name: relevance(name, *start) for name in composites}
             self.results = {'logits': logits, 'targets': target}
             self.blocks = {}  # 'layers/<composite>/<layer>': [n, h, w], the relevance of the pixels and after each pooling layer
             for name, r in self.relevance.items():
-                self.results[f'relevance/{name}'] = r[0][..., ::-1]  # RGB
+                self.results[f'relevance/{name}'] = tf.reverse(r[0], [-1])  # RGB
                 for layer, x in zip([('pixels', 'pool', None)] + self.layers, r):
                     if layer[1] == 'pool':
                         self.blocks[f'layers/{name}/{layer[0]}'] = tf.reduce_sum(x, -1)
