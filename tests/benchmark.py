@@ -1,7 +1,8 @@
 """How fast, how large: medians of repetitions that alternate between the cases, each ratio within one process.
 
     python tests/benchmark.py mnist                 an epoch of mnist/train.py against Keras's model.fit of the same network
-    python tests/benchmark.py vgg                   every composite against the forward pass; peak memory; end to end
+    python tests/benchmark.py vgg                   every composite against the forward pass; peak memory
+    python tests/benchmark.py pictures              vgg/lrp.py end to end: start-up, memory over many pictures, bfloat16's agreement
     python tests/benchmark.py vgg --batch 1 --rule deep-taylor epsilon --precision float32 --network full
 
 `vgg` uses a VGG16 with a full-size head (4096-4096-1000, random weights by He et al. 2015, made on the spot, 553 MB in the
@@ -162,8 +163,9 @@ def vgg(args):
                               f'{ratio(result["times"], "method", "forward"):8.2f}x '
                               f'{ratio(result["times"], "method", "float32" if precision != "float32" else "forward"):8.2f}x '
                               f'{result["peak"]:5.2f} {result["convolutions"]:12}', flush=True)
-        end_to_end()
 
+
+# Pictures
 
 def end_to_end_case():
     """Start-up, explaining alone and the whole of vgg/lrp.py for the 24 bundled photographs, in seconds."""
@@ -189,12 +191,48 @@ def end_to_end_case():
         return dict(result, **alternate({'alone': alone, 'whole': whole}, 3))
 
 
+def many_case(count):
+    """Peak memory of vgg/lrp.py after so many pictures: the bundled ones again and again."""
+    sys.path.insert(0, str(ROOT / 'vgg'))
+    import lrp
+    with tempfile.TemporaryDirectory() as folder:
+        paths = sorted((ROOT / 'vgg' / 'images').glob('*.jpg'))
+        (Path(folder) / 'list.txt').write_text('\n'.join(str(paths[i % len(paths)]) for i in range(count)))
+        _, args = lrp.parse([f'@{folder}/list.txt', '--weights', 'caltech101', '--results', folder])
+        lrp.explain(args)
+    return peak()
+
+
+def agreement_case(method):
+    """Correlation of each bundled photograph's relevance in bfloat16 with that in float32."""
+    sys.path.insert(0, str(ROOT / 'vgg'))
+    import lrp
+    from pictures import open_picture
+    images = np.stack([open_picture(path)[1] for path in sorted((ROOT / 'vgg' / 'images').glob('*.jpg'))])
+    relevance = []
+    for precision in ('float32', 'bfloat16'):
+        explainer = lrp.Explainer([method], 'vgg16', lrp.weight_file('vgg16', 'caltech101'), precision)
+        batches = [explainer(images[i:i + 8], [-1] * 8)[f'relevance/{method}'].sum(-1) for i in range(0, len(images), 8)]
+        relevance.append(np.concatenate(batches).reshape(len(images), -1))
+    return [float(np.corrcoef(a, b)[0, 1]) for a, b in zip(*relevance)]
+
+
+def pictures(args):
+    end_to_end()
+    print(f'peak memory after 10 pictures {child("many", 10):.2f} GB, after 500 {child("many", 500):.2f} GB', flush=True)
+    for method in args.rule:
+        if method != 'gradient':
+            correlations = child('agreement', method)
+            print(f'{method:>20}: correlation of bfloat16 with float32 at least {min(correlations):.5f}, median '
+                  f'{statistics.median(correlations):.5f}', flush=True)
+
+
 def end_to_end():
     result = child('endtoend')
     alone, whole, startup = statistics.median(result['alone']), statistics.median(result['whole']), result['startup']
-    print(f'\n24 photographs, bundled VGG16, deep-taylor, batch 8: start-up to the first relevance {startup:.1f} s; explaining '
+    print(f'24 photographs, bundled VGG16, deep-taylor, batch 8: start-up to the first relevance {startup:.1f} s; explaining '
           f'{24 / alone:.2f} pictures a second; decoding, explaining, drawing and writing {24 / whole:.2f}; '
-          f'whole run / (start-up + explaining) = {(startup + whole) / (startup + alone):.2f}')
+          f'whole run / (start-up + explaining) = {(startup + whole) / (startup + alone):.2f}', flush=True)
 
 
 def worker(arguments):
@@ -204,6 +242,10 @@ def worker(arguments):
     elif kind == 'vgg':
         path, method, batch, precision, repetitions = rest
         result = vgg_case(Path(path), method, batch, precision, int(repetitions))
+    elif kind == 'many':
+        result = many_case(int(rest[0]))
+    elif kind == 'agreement':
+        result = agreement_case(rest[0])
     else:
         result = end_to_end_case()
     print('\n' + json.dumps(result))
@@ -215,7 +257,7 @@ def main():
     methods = ['gradient', 'deep-taylor', 'zplus', 'wsquare', 'epsilon', 'alpha1beta0', 'alpha2beta1', 'epsilon-plus',
                'epsilon-plus-flat', 'epsilon-alpha2beta1', 'epsilon-gamma-box', 'montavon2019']
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('part', choices=['mnist', 'vgg'])
+    parser.add_argument('part', choices=['mnist', 'vgg', 'pictures'])
     parser.add_argument('--batches', type=int, default=60, help='mnist: training steps in each repetition (default: 60)')
     parser.add_argument('--network', nargs='+', choices=['full', 'bundled'], default=['full', 'bundled'])
     parser.add_argument('--batch', nargs='+', type=int, default=[1, 8])
@@ -223,7 +265,7 @@ def main():
     parser.add_argument('--rule', nargs='+', choices=methods, default=methods)
     parser.add_argument('--repetitions', type=int, default=5)
     args = parser.parse_args()
-    (mnist if args.part == 'mnist' else vgg)(args)
+    {'mnist': mnist, 'vgg': vgg, 'pictures': pictures}[args.part](args)
 
 
 if __name__ == '__main__':

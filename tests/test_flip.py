@@ -74,8 +74,9 @@ def test_regions_of_a_network_that_reads_one_patch():
     noise = np.zeros_like(images)
     others = np.delete(np.arange(196), patch)
     orders = {place: np.tile(np.insert(others, place, patch), (3, 1)) for place in (0, 7, 190)}
-    areas = {place: flip.aopc(flip.curve(network, images, network.classify(images), order, noise, 4)) for place, order in orders.items()}
-    seen = network.classify(images)[:, 0].mean()
+    intact = network.classify(images)
+    areas = {place: flip.aopc(flip.curve(network, images, intact, order, noise, 4)) for place, order in orders.items()}
+    seen = intact[:, 0].mean()
     assert areas[0] == pytest.approx(seen * 4 / 5)  # lost at the first step
     assert areas[7] == pytest.approx(seen * 3 / 5)  # at the second
     assert areas[190] == 0  # after the last
@@ -107,6 +108,12 @@ def test_scores_of_a_network_that_reads_its_middle_rank_the_middle_first(tmp_pat
     share = np.abs(scores['deep-taylor']).reshape(-1, 14, 14)
     assert (share[:, 2:12, 2:12].sum((1, 2)) > 0.9 * share.sum((1, 2))).all()
     assert (share[:, 6:8, 6:8].mean((1, 2)) > 5 * share.mean((1, 2))).all()
+    bright = list(np.random.default_rng(1).integers(200, 256, [3, 224, 224, 3], np.uint8))  # noise darkens, so the logit falls
+    results = vgg.flip.measure(explainer, ['deep-taylor'], bright, 2, 4, np.random.default_rng(0))
+    assert {logits.shape for logits in results.values()} == {(5, 3)}
+    areas = {key: vgg.flip.aopc(logits) for key, logits in results.items()}
+    assert areas['deep-taylor', 'most'] > 2 * areas['random', 'most'] > 0
+    assert areas['random', 'most'] > 2 * areas['deep-taylor', 'least']
 
 
 def test_mnist_script_puts_the_rules_ahead_of_random(small, logdir, tmp_path):

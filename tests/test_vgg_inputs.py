@@ -7,7 +7,7 @@ import subprocess
 import sys
 import zlib
 
-from conftest import ROOT, scripts
+from conftest import ROOT
 import h5py
 import numpy as np
 from PIL import Image

@@ -6,7 +6,7 @@ Lays a grid of 16x16 pixel regions over each picture and replaces them by noise,
 and again the least relevant ones first; follows the logit of the class that the network saw. AOPC is the mean drop of the logit
 over all steps and pictures (Samek et al. 2017, Eq. 12): with most relevant first the larger the better, with least relevant first
 the smaller. For all rules of lrp.py, gradient x input and random order. Writes the curves to results/flipping.png and the table to
-results/flipping.txt. Took about 40 s for each photograph on 2 busy cores.
+results/flipping.txt. Took 5 min 46 s for the 24 photographs and all rules on 2 cores.
 """
 import argparse
 
@@ -107,6 +107,7 @@ def evaluate(args):
         return broken
     with explainer.session.graph.as_default():
         explainer.gradient = tf.gradients(explainer.selected, explainer.pixels)[0]
+    explainer.session.graph.finalize()  # no batch adds to it
     results = measure(explainer, args.rule, images, args.batch_size, args.steps, np.random.default_rng(args.seed))
     write(args.results / 'flipping.png', lambda path: draw(results, args.rule).savefig(path, dpi=100))
     print(f'{len(images)} pictures, {args.steps} steps of {REGIONS_PER_STEP} regions of {REGION}x{REGION} pixels, seed {args.seed}')
@@ -117,7 +118,7 @@ def evaluate(args):
 
 
 def prepare(args):
-    """The explainer (None if no picture could be read), what it sees of each picture, and a line for each that could not be read."""
+    """The explainer (None without any picture), what it sees of each picture, and a line for each picture that cannot be read."""
     check_writable(args.results)
     images, broken = [], []
     for path in find(args.image):
