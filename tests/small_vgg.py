@@ -55,3 +55,14 @@ def run(main, capsys, *arguments):
         status = end.code
     out, err = capsys.readouterr()
     return SimpleNamespace(status=status, out=out.splitlines(), err=err.splitlines())
+
+
+def script_in(folder, monkeypatch, capsys):
+    """Goes to a folder with a small network's weights. Returns a function that runs vgg/lrp.py there, as `run` does."""
+    vgg = shrink(monkeypatch)
+    monkeypatch.chdir(folder)
+    np.savez('small.npz', **random_weights(), classes=CLASSES)
+
+    def command(*arguments, weights='small.npz', results='results'):
+        return run(vgg.lrp.main, capsys, *arguments, '--weights', weights, '--results', results)
+    return command

@@ -1,234 +1,23 @@
-"""Odd and wrong input of vgg/lrp.py: each is explained, or named with its reason in one line, and the rest of the list is done."""
+"""Wrong weight files and wrong usage of vgg/lrp.py: one line that names the value, and the exit status."""
 import io
 import os
 from pathlib import Path
-import struct
 import subprocess
 import sys
-import zlib
 
-from conftest import ROOT
+from conftest import ROOT, scripts
 import h5py
 import numpy as np
-from PIL import Image
 import pytest
-from small_vgg import CLASSES, photograph, random_weights, run, shrink
+from small_vgg import photograph, random_weights, run, script_in
 
-RED, GREEN = (230, 20, 30), (20, 200, 40)
 OPTIONS = ['--model', '--weights', '--classes', '--rule', '--target', '--top', '--batch-size', '--precision', '--layers',
            '--save-relevance', '--cmap', '--results', '--help']
 
 
 @pytest.fixture
-def vgg(monkeypatch):
-    return shrink(monkeypatch)
-
-
-@pytest.fixture
-def lrp(vgg, tmp_path, monkeypatch, capsys):
-    """Runs the script on a small network, in a folder of its own."""
-    monkeypatch.chdir(tmp_path)
-    np.savez('small.npz', **random_weights(), classes=CLASSES)
-
-    def command(*arguments, weights='small.npz', results='results'):
-        return run(vgg.lrp.main, capsys, *arguments, '--weights', weights, '--results', results)
-    return command
-
-
-def two_colours(mode='RGB', size=(64, 64)):
-    """Red on the left, green on the right."""
-    image = Image.new('RGB', size, RED)
-    image.paste(GREEN, (size[0] // 2, 0, *size))
-    return image.convert(mode)
-
-
-def shades(dtype):
-    """A ramp from the type's zero to its largest value, 255 for floats."""
-    top = 255 if np.dtype(dtype).kind == 'f' else np.iinfo(dtype).max
-    return Image.fromarray(np.tile(np.linspace(0, top, 64).astype(dtype), (64, 1)))
-
-
-def clear(mode, colour):
-    """The right half is transparent."""
-    image = Image.new(mode, (64, 64), colour)
-    image.paste((*colour[:-1], 0), (32, 0, 64, 64))
-    return image
-
-
-def palette_with_transparency(path):
-    image = Image.new('P', (64, 64), 0)
-    image.putpalette([*RED, *GREEN])
-    image.paste(1, (32, 0, 64, 64))
-    image.save(path, transparency=1)
-
-
-def rotated_by_exif(path):
-    """Stored on its side; upright, red is on the left."""
-    exif = Image.Exif()
-    exif[0x0112] = 6  # to be turned clockwise
-    two_colours().transpose(Image.Transpose.ROTATE_90).save(path, exif=exif, quality=95)
-
-
-def animated(path):
-    two_colours().save(path, save_all=True, append_images=[Image.new('RGB', (64, 64), 'blue')], lossless=True)
-
-
-def linked(path):
-    two_colours().save(path.with_name('original.png'))
-    path.symlink_to('original.png')
-
-
-def saved(image, **options):
-    """A function that saves an image to a path."""
-    return lambda path: image.save(path, **options)
-
-
-GREY = [(76, 76, 76), (140, 140, 140)]
-PICTURES = {  # name: file name, function that writes it, colours on the left and on the right as the network sees them or None
-    'RGB': ('a.png', saved(two_colours()), [RED, GREEN]),
-    'greyscale': ('a.png', saved(two_colours('L')), None),
-    'palette': ('a.png', saved(two_colours('P')), None),
-    'palette with transparency': ('a.png', palette_with_transparency, [RED, (255, 255, 255)]),
-    'RGBA': ('a.png', saved(clear('RGBA', (*RED, 255))), [RED, (255, 255, 255)]),
-    'LA': ('a.png', saved(clear('LA', (90, 255))), [(90, 90, 90), (255, 255, 255)]),
-    '1 bit': ('a.png', saved(Image.new('1', (64, 64), 1)), [(255, 255, 255)] * 2),
-    'CMYK': ('a.jpg', saved(two_colours('CMYK'), quality=95), [RED, GREEN]),
-    '16 bits of grey': ('a.png', saved(shades(np.uint16)), [(32, 32, 32), (223, 223, 223)]),
-    'float': ('a.tif', saved(shades(np.float32)), [(32, 32, 32), (223, 223, 223)]),
-    'float from 0 to 1': ('a.tif', saved(Image.fromarray(np.tile(np.linspace(0, 1, 64, dtype=np.float32), (64, 1)))),
-                          [(32, 32, 32), (223, 223, 223)]),
-    'rotated by EXIF': ('a.jpg', rotated_by_exif, [RED, GREEN]),
-    'animated GIF': ('a.gif', lambda path: animated(path), [RED, GREEN]),
-    'animated WebP': ('a.webp', animated, [RED, GREEN]),
-    'BMP': ('a.bmp', saved(two_colours()), [RED, GREEN]),
-    'TIFF': ('a.tiff', saved(two_colours(), compression='tiff_lzw'), [RED, GREEN]),
-    'progressive JPEG': ('a.jpg', saved(two_colours(), progressive=True, quality=95), [RED, GREEN]),
-    'one pixel': ('a.png', saved(Image.new('RGB', (1, 1), RED)), [RED, RED]),
-    '1x2000': ('a.png', saved(Image.new('RGB', (1, 2000), RED)), [RED, RED]),
-    '3000x10': ('a.png', saved(two_colours(size=(3000, 10))), [RED, GREEN]),
-    'uppercase': ('A.JPG', saved(two_colours(), format='JPEG', quality=95), [RED, GREEN]),
-    'spaces and unicode': ('ein Bär 🐻 %s {}.png', saved(two_colours()), [RED, GREEN]),
-    'no extension': ('picture', saved(two_colours(), format='PNG'), [RED, GREEN]),
-    'wrong extension': ('a.jpg', saved(two_colours(), format='PNG'), [RED, GREEN]),
-    'symlink': ('a.png', linked, [RED, GREEN]),
-    'leading dash': ('-a.png', saved(two_colours()), [RED, GREEN]),
-    'dots': ('a.b..png', saved(two_colours()), [RED, GREEN]),
-}
-
-
-@pytest.mark.parametrize('kind', PICTURES)
-def test_odd_picture(lrp, tmp_path, kind):
-    """Explained, and seen by the network in its colours, upright, transparency as white paper."""
-    name, make, colours = PICTURES[kind]
-    make(tmp_path / name)
-    end = lrp(tmp_path / name, '--save-relevance')
-    assert (end.status, end.err, len(end.out)) == (0, [], 1)
-    stem = Path(name).stem
-    assert sorted(os.listdir('results')) == [f'{stem}.jpg', f'{stem}.npz']
-    with np.load(tmp_path / 'results' / f'{stem}.npz') as file:
-        assert all(np.isfinite(file[key]).all() for key in file.files)
-        seen = file['image']
-    assert seen.shape == (224, 224, 3)
-    for column, colour in zip((28, 196), colours or []):
-        np.testing.assert_allclose(seen[112, column], colour, atol=6)
-
-
-def test_picture_of_the_right_size_is_used_as_it_is(lrp):
-    picture = np.random.default_rng(0).integers(0, 256, (224, 224, 3), np.uint8)
-    Image.fromarray(picture).save('a.png')
-    assert lrp('a.png', '--save-relevance').status == 0
-    with np.load('results/a.npz') as file:
-        np.testing.assert_array_equal(file['image'], picture)
-
-
-def test_every_pixel_of_any_shape_counts(lrp):
-    """The whole picture squashed, not a square cut out of it."""
-    image = Image.new('RGB', (3000, 10), RED)
-    image.paste(GREEN, (0, 0, 300, 10))
-    image.save('a.png')
-    assert lrp('a.png', '--save-relevance').status == 0
-    with np.load('results/a.npz') as file:
-        np.testing.assert_allclose(file['image'][100, [5, 30, 220]], [GREEN, RED, RED], atol=6)
-
-
-def test_large_picture_without_a_warning(lrp, tmp_path, monkeypatch):
-    """Pillow warns of pictures above a number of pixels, and refuses them above twice as many."""
-    monkeypatch.setattr(Image, 'MAX_IMAGE_PIXELS', 3000)
-    end = lrp(photograph(tmp_path / 'a.png', (64, 64)))
-    assert (end.status, end.err, len(end.out)) == (0, [], 1)
-
-
-def bomb():
-    """The head of a PNG of 30000x30000 pixels."""
-    def chunk(kind, data):
-        return struct.pack('>I', len(data)) + kind + data + struct.pack('>I', zlib.crc32(kind + data))
-    head = struct.pack('>IIBBBBB', 30000, 30000, 8, 2, 0, 0, 0)
-    return b'\x89PNG\r\n\x1a\n' + chunk(b'IHDR', head) + chunk(b'IDAT', zlib.compress(bytes(99))) + chunk(b'IEND', b'')
-
-
-def encoded(form, keep=1.0):
-    """The beginning of a picture file."""
-    noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (80, 80, 3), np.uint8))
-    file = io.BytesIO()
-    noise.save(file, form)
-    return file.getvalue()[:int(keep * file.tell())]
-
-
-BAD_PICTURES = {  # name: file name, contents or None for no file
-    'missing': ('bad.jpg', None),
-    'empty file': ('bad.jpg', b''),
-    'text': ('bad.jpg', b'no picture at all'),
-    'truncated JPEG': ('bad.jpg', encoded('JPEG', 0.5)),
-    'truncated PNG': ('bad.png', encoded('PNG', 0.5)),
-    'truncated GIF': ('bad.gif', encoded('GIF', 0.5)),
-    'truncated TIFF': ('bad.tif', encoded('TIFF')[:100]),
-    'truncated WebP': ('bad.webp', encoded('WEBP', 0.5)),
-    'truncated AVIF': ('bad.avif', encoded('AVIF', 0.5)),
-    'AVIF without a picture': ('bad.avif', encoded('AVIF').replace(b'iloc', b'free')),
-    'damaged PNG': ('bad.png', encoded('PNG').replace(b'IDAT', b'IDAX')),
-    'decompression bomb': ('bad.png', bomb()),
-    'below a file': ('small.npz/bad.jpg', None),
-    'name with a newline': ('bad\nname.jpg', b'text'),
-}
-
-
-@pytest.mark.parametrize('kind', BAD_PICTURES)
-def test_bad_picture(lrp, kind):
-    """Named in one line; the pictures before and behind it are explained; exit status 1."""
-    name, contents = BAD_PICTURES[kind]
-    if contents is not None:
-        Path(name).write_bytes(contents)
-    photograph(Path('good.png'))
-    photograph(Path('better.png'), seed=1)
-    end = lrp('good.png', name, 'better.png')
-    assert end.status == 1
-    assert len(end.err) == 1 and name.replace('\n', ' ') in end.err[0]
-    assert [line.split(':')[0] for line in end.out] == ['good.png', 'better.png']
-    assert sorted(os.listdir('results')) == ['better.jpg', 'good.jpg']
-
-
-def test_each_bad_picture_has_its_line(lrp):
-    names = [f'{i}.jpg' for i in range(12)]
-    end = lrp(*names)
-    assert end.status == 1 and end.out == []
-    assert len(end.err) == 12 and all(name in line for name, line in zip(names, end.err))
-
-
-def test_folder_in_a_list(lrp):
-    os.mkdir('folder')
-    Path('list.txt').write_text('folder\n')
-    end = lrp('@list.txt')
-    assert end.status == 1 and len(end.err) == 1 and 'folder: is a folder' in end.err[0]
-
-
-def test_folder_with_pictures_and_other_files(lrp):
-    """Only what may be a picture is tried: weights and documents lie in folders too."""
-    os.mkdir('in')
-    for name in ('paper.pdf', 'notes.txt', 'vgg.h5', 'a.npz', 'noextension'):
-        Path('in', name).write_text('something else')
-    photograph(Path('in/a.JPEG'), format='JPEG')
-    end = lrp('in')
-    assert (end.status, end.err, len(end.out)) == (0, [], 1)
+def lrp(tmp_path, monkeypatch, capsys):
+    return script_in(tmp_path, monkeypatch, capsys)
 
 
 def vgg19(path):
@@ -402,7 +191,8 @@ def test_script_with_wrong_usage(tmp_path, arguments, word):
     assert len(end.stderr.splitlines()) == 1 and word in end.stderr
 
 
-def test_help(vgg, capsys):
+def test_help(capsys):
+    vgg = scripts('vgg')
     end = run(vgg.lrp.main, capsys, '--help')
     assert (end.status, end.err) == (0, [])
     words = ''.join(''.join(end.out).split())  # lines break within the names of rules, too

@@ -143,13 +143,13 @@ def alpha_beta(layer, a, w, b, r, alpha, beta=None, signed=True):
     signed=False: the inputs are known to be a >= 0, so half of the products are known to be zero.
     """
     beta = alpha - 1 if beta is None else beta
-    lifts, lowers = positive(w), negative(w)
     if signed:
         a = tf.concat([tf.maximum(a, 0.0), tf.minimum(a, 0.0)], -1)
-        lifts, lowers = tf.concat([lifts, lowers], -2), tf.concat([lowers, lifts], -2)
+    lifts = tf.concat([positive(w), negative(w)], -2) if signed else positive(w)
     s = (r if alpha == 1 else alpha * r) / rise(layer, a, lifts, b)
     c = transposed(layer, s, lifts, a)
     if beta:
+        lowers = tf.concat([negative(w), positive(w)], -2) if signed else negative(w)
         s = (r if beta == 1 else beta * r) / fall(layer, a, lowers, b)
         c -= transposed(layer, s, lowers, a)
     return tf.add_n(tf.split(a * c, 2, -1)) if signed else a * c
