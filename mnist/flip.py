@@ -76,14 +76,14 @@ def measure(explainer, rules, images, labels, steps, rng):
 
 def draw(results):
     """The curves of logit and accuracy against the number of flipped pixels."""
-    figure = Figure(figsize=(11, 4.2), layout='constrained')
+    figure = Figure(figsize=(12.5, 4.2), layout='constrained')
     for axes, part, label in zip(figure.subplots(1, 2), (0, 1), ('mean logit of the class first seen', 'accuracy')):
         for method, result in results.items():
             style = '-' if method in RULES else ':' if method == 'random' else '--'
             axes.plot(PIXELS_PER_STEP * np.arange(len(result[part])), result[part].mean(1), style, label=method)
         axes.set(xlabel='pixels set to background, most relevant first', ylabel=label)
         axes.grid(alpha=0.3)
-    axes.legend()
+    figure.legend(*axes.get_legend_handles_labels(), loc='outside right upper')
     return figure
 
 

@@ -155,6 +155,7 @@ def test_vgg_flipping_script(small_vgg, tmp_path, capsys):
     assert results[0].status == 1 and 'broken.jpg' in results[0].err[-1]
     tables = [[line for line in result.out if line.lstrip().startswith(('deep', 'eps', 'grad', 'random'))] for result in results]
     assert len(tables[0]) == 4 and tables[0] == tables[1]
+    assert not any('\b' in line or '\x1b' in line for line in results[0].out)  # no bar where there is no terminal
     assert width(tmp_path / 'r' / 'flipping.png') > 1000
     assert (tmp_path / 'r' / 'flipping.txt').read_text().splitlines()[1:] == tables[1]
 

@@ -15,9 +15,9 @@ import numpy as np
 from model import tf, weight_file  # first: it keeps TensorFlow's messages off the screen
 from lrp import COMPOSITES, Explainer
 from pictures import find, open_picture, write
-from pipeline import Parser, add_network_options, batches, check_writable, positive_int, seed
+from pipeline import Parser, add_network_options, batches, check_writable, positive_int, progress_bar, seed
 from keras.applications.vgg16 import preprocess_input
-from keras.utils import Progbar
+import matplotlib
 from matplotlib.figure import Figure
 
 REGION = 16  # pixels, width and height
@@ -61,7 +61,7 @@ def aopc(logits):
 
 def measure(explainer, composites, images, batch_size, steps, rng):
     """Perturbs all images by all methods. Returns {(method, 'most' or 'least'): logits [steps + 1, n]}."""
-    parts, done, bar = {}, 0, Progbar(len(images), unit_name='picture')
+    parts, done, bar = {}, 0, progress_bar(len(images), 'picture')
     for batch in batches(images, batch_size):
         batch = np.stack(batch)
         noise, intact = rng.integers(0, 256, batch.shape, np.uint8), explainer.classify(batch)
@@ -82,8 +82,8 @@ def draw(results, composites):
         for i, method in enumerate(composites + ['gradient x input', 'random']):
             logits = results.get((method, which), results[method, 'most'])
             style = '-' if method in composites else ':' if method == 'random' else '--'
-            axes.plot(REGIONS_PER_STEP * np.arange(len(logits)), logits.mean(1), style, label=method,
-                      color=f'C{i}' if i < 10 else 'k', marker='.' if i >= 10 else None)
+            colour = matplotlib.colormaps['tab20'](i) if method in composites else 'black'
+            axes.plot(REGIONS_PER_STEP * np.arange(len(logits)), logits.mean(1), style, color=colour, label=method)
         axes.set(xlabel=f'regions of 196 replaced by noise, {which} relevant first', ylabel='mean logit of the class first seen')
         axes.grid(alpha=0.3)
     figure.legend(*axes.get_legend_handles_labels(), loc='outside right upper')

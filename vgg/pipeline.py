@@ -85,6 +85,11 @@ def result_names(folder, paths, layers):
     return names
 
 
+def progress_bar(total, unit):
+    """Keras's bar where standard output is a terminal, else one line at the end."""
+    return Progbar(total, unit_name=unit, verbose=1 if sys.stdout.isatty() else 2)
+
+
 class Progress:
     """Prints a line per picture, above a bar where standard output is a terminal."""
 

@@ -17,8 +17,7 @@ from model import tf  # first: it keeps TensorFlow's messages off the screen
 from flip import prepare
 from lrp import COMPOSITES
 from pictures import colour, write
-from pipeline import Parser, add_network_options, batches, seed
-from keras.utils import Progbar
+from pipeline import Parser, add_network_options, batches, progress_bar, seed
 from matplotlib.figure import Figure
 
 RULES = ['deep-taylor', 'alpha2beta1', 'epsilon-plus', 'epsilon-gamma-box', 'epsilon']
@@ -64,7 +63,7 @@ def cascade(explainer, composites, images, batch_size, rng):
     names = [name for name, _, shape in reversed(explainer.layers) if shape]
     intact, targets = heatmaps(explainer, composites, images, None, batch_size)
     stages = {'intact': {composite: (np.ones(len(images)), r[0]) for composite, r in intact.items()}}
-    bar = Progbar(len(names), unit_name='layer')
+    bar = progress_bar(len(names), 'layer')
     for i, name in enumerate(names, 1):
         permute(explainer, name, rng)
         maps, _ = heatmaps(explainer, composites, images, targets, batch_size)
