@@ -7,19 +7,14 @@ class that the network saw and the accuracy: for each rule of lrp.py, gradient x
 Writes the curves to results/flipping.png and the table to results/flipping.txt. The area is the mean drop of the logit over all
 steps (Samek et al. 2017, Eq. 12): the larger, the earlier the pixels that mattered were flipped. Took 1 min 29 s on 2 cores.
 """
-import argparse
 from pathlib import Path
-import sys
 
+from matplotlib.figure import Figure
 import numpy as np
 
-from model import tf  # first: it keeps TensorFlow's messages off the screen
+from script import Parser, check_writable, count, once, progress_bar, seed, write
 import data
-from lrp import BATCH, RULES, Explainer
-from pictures import write
-from train import Parser, check_writable, positive, seed
-from keras.utils import Progbar
-from matplotlib.figure import Figure
+from lrp import BATCH, COMPOSITES, Explainer
 
 HERE = Path(__file__).resolve().parent
 PIXELS_PER_STEP = 4
@@ -27,8 +22,7 @@ PIXELS_PER_STEP = 4
 
 def scores(explainer, rules, images, rng):
     """What orders the pixels: {method: [n, 28, 28]}, by the explained class, the one that the network saw."""
-    feed = {explainer.images: images, explainer.target: np.full(len(images), -1)}
-    slope, results = explainer.session.run([explainer.gradient, explainer.results], feed)
+    slope, results = explainer.gradient(images), explainer(images)
     by_rule = {rule: results[f'relevance/{rule}'] for rule in rules}
     return {**by_rule, 'gradient x input': slope * images, 'gradient magnitude': np.abs(slope), 'random': rng.random(images.shape)}
 
@@ -52,7 +46,7 @@ def flipped(images, pixels, steps):
 
 def curves(explainer, images, labels, pixels, steps):
     """Logit of the class first seen, and whether the label is still seen, at each step: two arrays [steps + 1, n]."""
-    logits = np.stack([explainer.session.run(explainer.logits, {explainer.images: x}) for x in flipped(images, pixels, steps)])
+    logits = np.stack([explainer.classify(x) for x in flipped(images, pixels, steps)])
     seen = logits[0].argmax(1)
     return logits[:, np.arange(len(images)), seen], logits.argmax(2) == labels
 
@@ -65,7 +59,7 @@ def area(logits):
 def measure(explainer, rules, images, labels, steps, rng):
     """Flips all digits by all methods, in batches. Returns {method: (logits [steps + 1, n], right [steps + 1, n])}."""
     parts = {}
-    bar = Progbar(len(images), unit_name='digit', verbose=1 if sys.stdout.isatty() else 2)
+    bar = progress_bar(len(images), 'digit')
     for start in range(0, len(images), BATCH):
         x, y = images[start:start + BATCH], labels[start:start + BATCH]
         for method, score in scores(explainer, rules, x, rng).items():
@@ -79,7 +73,7 @@ def draw(results):
     figure = Figure(figsize=(12.5, 4.2), layout='constrained')
     for axes, part, label in zip(figure.subplots(1, 2), (0, 1), ('mean logit of the class first seen', 'accuracy')):
         for method, result in results.items():
-            style = '-' if method in RULES else ':' if method == 'random' else '--'
+            style = '-' if method in COMPOSITES else ':' if method == 'random' else '--'
             axes.plot(PIXELS_PER_STEP * np.arange(len(result[part])), result[part].mean(1), style, label=method)
         axes.set(xlabel='pixels set to background, most relevant first', ylabel=label)
         axes.grid(alpha=0.3)
@@ -100,9 +94,6 @@ def table(results, steps):
 def evaluate(args):
     check_writable(args.results)
     explainer = Explainer(args.rule, args.logdir)
-    with explainer.session.graph.as_default():
-        explainer.gradient = tf.gradients(explainer.selected, explainer.images)[0]
-    explainer.session.graph.finalize()  # no batch adds to it
     (images, labels), = data.load(args.data, 'test')
     if args.digits > len(images):
         raise ValueError(f'--digits {args.digits}: the test set has {len(images)}')
@@ -117,12 +108,12 @@ def evaluate(args):
 
 
 def parse(argv):
-    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--rule', nargs='+', choices=RULES, default=list(RULES), metavar='R',
-                        help=f'of {", ".join(RULES)} (default: all)')
-    parser.add_argument('--digits', type=positive(int), default=1000, metavar='N',
+    parser = Parser(__doc__)
+    parser.add_argument('--rule', nargs='+', choices=COMPOSITES, default=list(COMPOSITES), metavar='R',
+                        help=f'of {", ".join(COMPOSITES)} (default: all)')
+    parser.add_argument('--digits', type=count, default=1000, metavar='N',
                         help='test digits, drawn by the seed (default: 1000)')
-    parser.add_argument('--steps', type=positive(int), default=50, metavar='N', help='of four pixels each, up to 196 (default: 50)')
+    parser.add_argument('--steps', type=count, default=50, metavar='N', help='of four pixels each, up to 196 (default: 50)')
     parser.add_argument('--seed', type=seed, default=0, help='draws digits and random order (default: 0)')
     parser.add_argument('--data', type=Path, default=HERE / 'mnist.npz', metavar='FILE', help='default: mnist/mnist.npz')
     parser.add_argument('--logdir', type=Path, default=HERE / 'logs', metavar='DIR', help='of train.py (default: mnist/logs)')
@@ -130,16 +121,13 @@ def parse(argv):
     args = parser.parse_args(argv)
     if args.steps * PIXELS_PER_STEP > 28 * 28:
         parser.error(f'--steps {args.steps}: a digit has pixels for {28 * 28 // PIXELS_PER_STEP}')
-    args.rule = list(dict.fromkeys(args.rule))
+    args.rule = once(args.rule)
     return parser, args
 
 
 def main(argv=None):
     parser, args = parse(argv)
-    try:
-        evaluate(args)
-    except (ValueError, OSError) as error:
-        parser.error(str(error))
+    parser.run(evaluate, args)
 
 
 if __name__ == '__main__':

@@ -1,78 +1,146 @@
 """The digit classifier: one layer table, its weights and the forward graph that the table describes.
 
 The network: two 3x3 convolutions with ReLU, 2x2 max-pooling, a dense layer of 512 with ReLU, ten logits (6.45 million weights).
+Whoever edits LAYERS has edited all of it: shapes, training, relevance and pictures follow.
 """
-import contextlib
-import os
-import sys
+import math
+from typing import NamedTuple
 
-os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
-
-
-@contextlib.contextmanager
-def silence():
-    """Discards what is written to standard error: some of TensorFlow's libraries log whatever the settings say."""
-    sys.stderr.flush()
-    stderr = os.dup(2)
-    with open(os.devnull, 'w') as null:
-        os.dup2(null.fileno(), 2)
-    try:
-        yield
-    finally:
-        os.dup2(stderr, 2)
-        os.close(stderr)
-
-
-with silence():
-    import tensorflow.compat.v1 as tf
-tf.logging.set_verbosity(tf.logging.ERROR)
+from script import silence, tf
 
 BEST = 'best_checkpoint'  # the file in the logdir that names the checkpoint of best validation accuracy
-LAYERS = [  # name, kind, weight shape: read down for the forward pass, up for the relevance
-    ('conv1', 'conv', [3, 3, 1, 32]),
-    ('conv2', 'conv', [3, 3, 32, 64]),
-    ('pool', 'pool', None),
-    ('flatten', 'flatten', None),
-    ('dense1', 'dense', [14 * 14 * 64, 512]),
-    ('dense2', 'dense', [512, 10]),
+SIDE = 28  # of a digit, in pixels
+CLASSES = 10
+
+
+class Layer(NamedTuple):
+    """One layer. What comes into it follows from the layers before it; ReLU follows every one with weights but the last."""
+
+    name: str
+    kind: str
+    size: tuple = ()
+    stride: int = 1
+    padding: str = 'SAME'
+
+
+LAYERS = [  # read down for the forward pass, up for the relevance
+    Layer('conv1', 'conv', (3, 3, 32)),  # height and width of the kernel, channels
+    Layer('conv2', 'conv', (3, 3, 64)),
+    Layer('pool', 'max', (2, 2), 2),  # height and width of the window
+    Layer('flatten', 'flatten'),
+    Layer('dense1', 'dense', (512,)),
+    Layer('dense2', 'dense', (CLASSES,)),
 ]
 
 
+class Weights:
+    """Weights w and bias b of a layer, and parts of w: computed when the session starts, not at every run."""
+
+    def __init__(self, name, w, b):
+        self.name, self.w, self.b = name, w, b
+        self.kept, self.parts = [], {}
+
+    def read(self):
+        """The same, read from its variables once: TensorFlow computes equal ops on the same tensor once."""
+        return Weights(self.name, self.w.read_value(), self.b.read_value())
+
+    def keep(self, change, value):
+        """Keeps a value, which depends on w alone, in a local variable. Returns what is read from it, once for all rules."""
+        if change not in self.parts:
+            variable = tf.get_variable(f'{self.name}/{change}', initializer=value, trainable=False, use_resource=True,
+                                       collections=[tf.GraphKeys.LOCAL_VARIABLES])
+            self.kept.append(variable)
+            self.parts[change] = variable.read_value()
+        return self.parts[change]
+
+    @property
+    def positive(self):
+        return self.keep('positive', tf.maximum(self.w, 0.0))
+
+    @property
+    def negative(self):
+        return self.keep('negative', tf.minimum(self.w, 0.0))
+
+
+def weight_shapes():
+    """{layer name: shape of its w}. Raises ValueError that names the first entry of LAYERS which cannot be."""
+    shapes, inputs = {}, [SIDE, SIDE, 1]
+    for layer in LAYERS:
+        where = f'LAYERS of mnist/model.py: {layer.name}'
+        if layer.name in shapes or layer.kind not in ('conv', 'max', 'flatten', 'dense'):
+            raise ValueError(f'{where} stands twice, or is neither conv, max, flatten nor dense but {layer.kind}')
+        if (len(inputs) == 3) != (layer.kind != 'dense'):
+            raise ValueError(f'{where}, {layer.kind}, cannot follow there: flatten stands once, between maps and dense layers')
+        if layer.kind == 'conv':
+            shapes[layer.name] = [*layer.size[:2], inputs[-1], layer.size[-1]]
+        elif layer.kind == 'dense':
+            shapes[layer.name] = [*inputs, *layer.size]
+        inputs = output_shape(layer, inputs)
+    if inputs != [CLASSES]:
+        raise ValueError(f'{where} gives {inputs}; the last layer must be dense, with {CLASSES} logits')
+    return shapes
+
+
+def output_shape(layer, inputs):
+    """The shape of what a layer makes of inputs of this shape, without the batch."""
+    if layer.kind == 'flatten':
+        return [math.prod(inputs)]
+    if layer.kind == 'dense':
+        return list(layer.size)
+    window = layer.size[:2] if layer.padding == 'VALID' else (1, 1)
+    sides = [math.ceil((side - over + 1) / layer.stride) for side, over in zip(inputs, window)]
+    return [*sides, layer.size[-1] if layer.kind == 'conv' else inputs[-1]]
+
+
 def variables(seed=0):
-    """Makes the weights: {layer name: (w, b)}, w drawn by He et al. (2015) from the seed, b zero."""
+    """Makes the weights: {layer name: Weights}, w drawn by He et al. (2015) from the seed, b zero."""
     weights = {}
-    for i, (name, _, shape) in enumerate(layer for layer in LAYERS if layer[2]):
-        inputs = tf.reduce_prod(tf.constant(shape[:-1], tf.float32))
-        w = tf.random.stateless_truncated_normal(shape, [seed, i], stddev=tf.sqrt(2.0 / inputs))
-        weights[name] = (tf.get_variable(f'{name}/kernel', initializer=w, use_resource=True),
-                         tf.get_variable(f'{name}/bias', initializer=tf.zeros(shape[-1:]), use_resource=True))
+    for i, (name, shape) in enumerate(weight_shapes().items()):
+        w = tf.random.stateless_truncated_normal(shape, [seed, i], stddev=math.sqrt(2 / math.prod(shape[:-1])))
+        weights[name] = Weights(name, tf.get_variable(f'{name}/kernel', initializer=w, use_resource=True),
+                                tf.get_variable(f'{name}/bias', initializer=tf.zeros(shape[-1:]), use_resource=True))
     return weights
 
 
 def linear(layer, a, w):
-    """The linear part of a layer: convolution (stride 1, zero padding) or matrix product."""
-    return tf.nn.conv2d(a, w, strides=1, padding='SAME') if layer[1] == 'conv' else tf.matmul(a, w)
+    """The linear part of a layer: convolution or matrix product."""
+    if layer.kind == 'conv':
+        return tf.nn.conv2d(a, w, strides=layer.stride, padding=layer.padding)
+    return product(a, w)
+
+
+def product(x, w, transpose=False):
+    return tf.matmul(x, w, transpose_b=transpose)
+
+
+def affine(layer, a, weights):
+    """What a layer computes before its ReLU."""
+    return tf.nn.bias_add(linear(layer, a, weights.w), weights.b)
+
+
+def pool(layer, a):
+    """The largest input of each window."""
+    return tf.nn.max_pool2d(a, ksize=layer.size, strides=layer.stride, padding=layer.padding)
 
 
 def forward(images, weights, dropout_seed=None):
     """The network from the pixels to the logits.
 
-    images: [n, 28, 28, 1] in [0, 1]; weights: as `variables` returns them; dropout_seed: two integers, given while training only.
+    images: [n, 28, 28, 1] in [0, 1]; weights: as `variables` returns them; dropout_seed: two integers, given while training only,
+    when half of what comes into the last layer is dropped.
     Returns the activations a[0..L]: a[i] is the input of layer i, a[0] the pixels, a[L] the logits [n, 10].
     """
     a = [images]
     for layer in LAYERS:
-        name, kind, _ = layer
-        if kind == 'pool':
-            a.append(tf.nn.max_pool2d(a[-1], ksize=2, strides=2, padding='SAME'))
-        elif kind == 'flatten':
-            a.append(tf.reshape(a[-1], [-1, 14 * 14 * 64]))
-        else:
-            w, b = weights[name]
-            z = tf.nn.bias_add(linear(layer, a[-1], w), b)
-            a.append(z if layer is LAYERS[-1] else tf.nn.relu(z))
-        if name == 'dense1' and dropout_seed is not None:
+        if layer is LAYERS[-1] and dropout_seed is not None:
             a[-1] = tf.nn.experimental.stateless_dropout(a[-1], rate=0.5, seed=dropout_seed)
+        if layer.kind == 'max':
+            a.append(pool(layer, a[-1]))
+        elif layer.kind == 'flatten':
+            a.append(tf.reshape(a[-1], [-1, math.prod(a[-1].shape[1:].as_list())]))
+        else:
+            z = affine(layer, a[-1], weights[layer.name])
+            a.append(z if layer is LAYERS[-1] else tf.nn.relu(z))
     return a
 
 
@@ -85,11 +153,14 @@ def best_checkpoint(logdir):
 
 
 def restore(session, saver, checkpoint, wanted):
-    """Reads the wanted variables from a checkpoint. Raises ValueError if it is damaged or of a network of another shape."""
+    """Reads the wanted variables {name in the checkpoint: variable} from a checkpoint.
+
+    Raises ValueError if it is damaged or of a network of another shape.
+    """
     try:
         shapes = tf.train.load_checkpoint(checkpoint).get_variable_to_shape_map()
-        for variable in wanted:
-            name, shape = variable.op.name, variable.shape.as_list()
+        for name, variable in wanted.items():
+            shape = variable.shape.as_list()
             if shapes.get(name) != shape:
                 raise TypeError(f'{name} is {shapes.get(name, "missing")}, expected {shape}')
         with silence():  # TensorFlow logs what it also raises

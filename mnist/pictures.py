@@ -1,5 +1,4 @@
 """Pictures: a user's own digit made to look like one of MNIST's; a digit drawn beside its heatmaps; files written whole."""
-import os
 import warnings
 
 import matplotlib
@@ -82,22 +81,3 @@ def draw(image, heatmaps, title):
         pen.text((left + side / 2, bar / 2), label, 'black', font, anchor='mm')
         pen.rectangle((left, bar, left + side - 1, bar + side - 1), outline='grey')
     return sheet
-
-
-def write(path, save):
-    """Calls save with a temporary path and moves the whole file to `path`: no half-written result is ever seen."""
-    temporary = path.with_name(f'.{os.getpid()}{path.suffix}')
-    try:
-        save(temporary)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def unique(names):
-    """Appends _2, _3 ... to names that stood before, so that no result overwrites another's."""
-    result = []
-    for name in names:
-        numbered = (f'{name}_{i}' for i in range(2, len(names) + 2))
-        result.append(name if name not in result else next(n for n in numbered if n not in result))
-    return result

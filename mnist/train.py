@@ -5,69 +5,18 @@
 It can be stopped at any moment, even killed, and goes on from the last checkpoint when it is started again; the same seed gives
 the same weights either way. `tensorboard --logdir mnist/logs` (not among the requirements) shows the curves and the graph.
 """
-import argparse
 from pathlib import Path
-import sys
-import tempfile
 
 import numpy as np
 
-from model import BEST, best_checkpoint, forward, restore, tf, variables  # first: it silences TensorFlow
+from script import Parser, check_writable, count, number, open_session, progress_bar, seed, tf
 import data
-from keras.utils import Progbar
+from model import BEST, SIDE, Weights, best_checkpoint, forward, restore, variables
 
 HERE = Path(__file__).resolve().parent
 SAVE_EVERY = 100  # steps
 L2 = 1e-4
-
-
-class Parser(argparse.ArgumentParser):
-    def error(self, message):
-        self.exit(2, f'{self.prog}: {message}\n')
-
-
-def parse(argv):
-    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--epochs', type=positive(int), default=5, help='passes over the 50,000 training digits (default: 5)')
-    parser.add_argument('--batch-size', type=positive(int), default=128, help='digits per step (default: 128)')
-    parser.add_argument('--learning-rate', type=positive(float), default=1e-3,
-                        help='highest rate; it rises over the first tenth of the steps and falls along a cosine (default: 0.001)')
-    parser.add_argument('--seed', type=seed, default=0, help='draws weights, order, shifts and dropout (default: 0)')
-    parser.add_argument('--precision', choices=['float32', 'bfloat16'], default='float32',
-                        help='bfloat16: TensorFlow computes convolutions and products in 16 bits where the processor can')
-    parser.add_argument('--data', type=Path, default=HERE / 'mnist.npz', metavar='FILE', help='default: mnist/mnist.npz')
-    parser.add_argument('--logdir', type=Path, default=HERE / 'logs', metavar='DIR', help='default: mnist/logs')
-    return parser, parser.parse_args(argv)
-
-
-def positive(kind):
-    def number(text):
-        value = kind(text)
-        if not 0 < value < 10 ** 6:
-            raise ValueError
-        return value
-    number.__name__ = f'positive {kind.__name__}'
-    return number
-
-
-def seed(text):
-    value = int(text)
-    if not 0 <= value < 2 ** 31:
-        raise ValueError
-    return value
-
-
-def session_config(precision):
-    """A session's settings; for bfloat16 TensorFlow rewrites the graph, unless the processor does not have it: then says so."""
-    config = tf.ConfigProto()
-    if precision == 'bfloat16':
-        cpu = Path('/proc/cpuinfo')
-        if cpu.exists() and any(flag in cpu.read_text() for flag in ('avx512_bf16', 'amx_bf16')):
-            rewrites = config.graph_options.rewrite_options
-            rewrites.auto_mixed_precision_onednn_bfloat16 = rewrites.ON
-        else:
-            print('this processor has no bfloat16 instructions: going on in float32', file=sys.stderr)
-    return config
+DECAY = 0.99  # of the running average of the weights, which is what is validated, tested and kept
 
 
 def learning_rate(step, steps, highest):
@@ -79,30 +28,36 @@ def learning_rate(step, steps, highest):
 class Trainer:
     """The training graph and its session."""
 
-    def __init__(self, args, steps):
-        self.images, self.labels = tf.placeholder(tf.uint8, [None, 28, 28]), tf.placeholder(tf.int64, [None])
-        self.weights = variables(args.seed)
+    def __init__(self, steps, seed, batch_size, highest_rate, precision):
+        self.images, self.labels = tf.placeholder(tf.uint8, [None, SIDE, SIDE]), tf.placeholder(tf.int64, [None])
+        self.warps = tf.placeholder(tf.float32, [None, 8])
+        weights = variables(seed)
         self.step = tf.train.get_or_create_global_step()
         self.best = self.kept('best_accuracy', 0.0)
-        self.settings = {name: self.kept(name, np.int64(getattr(args, name))) for name in ('seed', 'batch_size')}
+        self.settings = {'seed': self.kept('seed', np.int64(seed)), 'batch_size': self.kept('batch_size', np.int64(batch_size))}
         pixels = tf.cast(self.images, tf.float32)[..., None] / 255
-        self.predicted = tf.argmax(forward(pixels, self.weights)[-1], 1)
-        logits = forward(pixels, self.weights, dropout_seed=tf.stack([np.int64(args.seed), self.step]))[-1]
-        self.build_training(logits, learning_rate(self.step, steps, args.learning_rate))
+        logits = forward(warped(pixels, self.warps), weights, dropout_seed=tf.stack([np.int64(seed), self.step]))[-1]
+        self.build_training(logits, weights, learning_rate(self.step, steps, highest_rate))
         self.saver = tf.train.Saver(max_to_keep=3, save_relative_paths=True)  # the folder can be moved
-        self.best_variables = [variable for pair in self.weights.values() for variable in pair]
+        averaged = {name: Weights(name, self.average(each.w), self.average(each.b)) for name, each in weights.items()}
+        self.predicted = tf.argmax(forward(pixels, averaged)[-1], 1)
+        self.best_variables = {variable.op.name: self.average(variable) for each in weights.values() for variable in (each.w, each.b)}
         self.best_saver = tf.train.Saver(self.best_variables, max_to_keep=1, save_relative_paths=True)
-        self.session = tf.Session(config=session_config(args.precision))
+        self.session = open_session(precision)
 
     def kept(self, name, value):
         """A number that a checkpoint keeps beside the weights."""
         return tf.get_variable(name, initializer=tf.constant(value), trainable=False, use_resource=True)
 
-    def build_training(self, logits, rate):
+    def build_training(self, logits, weights, rate):
         cost = tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(labels=self.labels, logits=logits))
         accuracy = tf.reduce_mean(tf.cast(tf.equal(tf.argmax(logits, 1), self.labels), tf.float32))
-        penalty = L2 * tf.add_n([tf.nn.l2_loss(w) for w, _ in self.weights.values()])
-        train = tf.train.AdamOptimizer(rate).minimize(cost + penalty, global_step=self.step)
+        penalty = L2 * tf.add_n([tf.nn.l2_loss(each.w) for each in weights.values()])
+        step = tf.train.AdamOptimizer(rate).minimize(cost + penalty, global_step=self.step)
+        averages = tf.train.ExponentialMovingAverage(DECAY)
+        with tf.control_dependencies([step]):
+            train = averages.apply(tf.trainable_variables())
+        self.average = averages.average
         scalars = {'cost': cost, 'accuracy': accuracy, 'learning_rate': rate}
         self.summary = tf.summary.merge([tf.summary.scalar(name, value) for name, value in scalars.items()])
         self.train = [train, cost, accuracy, self.summary]
@@ -117,7 +72,7 @@ class Trainer:
         best = tf.train.get_checkpoint_state(str(logdir), BEST)
         self.best_saver.recover_last_checkpoints(best.all_model_checkpoint_paths if best else [])
         wanted = {name: self.session.run(variable.initial_value) for name, variable in self.settings.items()}
-        restore(self.session, self.saver, last.model_checkpoint_path, tf.global_variables())
+        restore(self.session, self.saver, last.model_checkpoint_path, {v.op.name: v for v in tf.global_variables()})
         for name, value in wanted.items():
             found = self.session.run(self.settings[name])
             if found != value:
@@ -143,12 +98,19 @@ class Trainer:
         return accuracy
 
 
+def warped(pixels, warps):
+    """Digits [n, 28, 28, 1], each turned, stretched and moved by its warp [n, 8]; what comes in is background."""
+    result = tf.raw_ops.ImageProjectiveTransformV3(images=pixels, transforms=warps, output_shape=[SIDE, SIDE], fill_value=0.0,
+                                                   interpolation='BILINEAR')
+    return tf.ensure_shape(result, pixels.shape)
+
+
 def train_epoch(trainer, number, batches, done, total, logdir, writer):
     """Trains on one epoch's batches, of which `done` of `total` were trained on before an interruption."""
-    bar = Progbar(total, verbose=1 if sys.stdout.isatty() else 2, stateful_metrics=['cost', 'accuracy'])
-    sums = np.zeros(2)
-    for i, (images, labels) in enumerate(batches, done + 1):
-        _, cost, accuracy, summary = trainer.session.run(trainer.train, {trainer.images: images, trainer.labels: labels})
+    bar, sums = progress_bar(total, 'step', ['cost', 'accuracy']), np.zeros(2)
+    for i, (images, warps, labels) in enumerate(batches, done + 1):
+        feed = {trainer.images: images, trainer.warps: warps, trainer.labels: labels}
+        _, cost, accuracy, summary = trainer.session.run(trainer.train, feed)
         if i % 10 == 0:
             writer.add_summary(summary, number * total + i)
         if i % SAVE_EVERY == 0 and i < total:
@@ -158,10 +120,11 @@ def train_epoch(trainer, number, batches, done, total, logdir, writer):
 
 
 def train(args):
+    """Does what the command line asks."""
     check_writable(args.logdir)
     (x, y), validation, test = data.load(args.data, 'train', 'validation', 'test')
     total = -(-len(x) // args.batch_size)
-    trainer = Trainer(args, args.epochs * total)
+    trainer = Trainer(args.epochs * total, args.seed, args.batch_size, args.learning_rate, args.precision)
     step = trainer.start(args.logdir)
     if step >= args.epochs * total:
         print(f'{args.logdir}: training is finished ({step // total} epochs); delete the folder to train again')
@@ -169,38 +132,43 @@ def train(args):
         print(f'going on after step {step} of {args.epochs * total}')
     with tf.summary.FileWriter(str(args.logdir), tf.get_default_graph()) as writer:
         writer.add_session_log(tf.SessionLog(status=tf.SessionLog.START), step)  # what an interruption left above it is void
-        for number in range(step // total, args.epochs):
-            print(f'Epoch {number + 1}/{args.epochs}')
-            done = max(step - number * total, 0)
-            batches = data.epoch(x, y, args.batch_size, np.random.default_rng([args.seed, number]), done)
-            train_epoch(trainer, number, batches, done, total, args.logdir, writer)
+        for epoch in range(step // total, args.epochs):
+            print(f'Epoch {epoch + 1}/{args.epochs}')
+            done = max(step - epoch * total, 0)
+            batches = data.epoch(x, y, args.batch_size, np.random.default_rng([args.seed, epoch]), done)
+            train_epoch(trainer, epoch, batches, done, total, args.logdir, writer)
             accuracy = trainer.validate(args.logdir, *validation)
             writer.add_summary(tf.Summary(value=[tf.Summary.Value(tag='validation_accuracy', simple_value=accuracy)]),
-                               (number + 1) * total)
+                               (epoch + 1) * total)
             print(f'validation accuracy {accuracy:.2%}')
     restore(trainer.session, trainer.best_saver, best_checkpoint(args.logdir), trainer.best_variables)
     print(f'test accuracy {trainer.accuracy(*test):.2%} (weights of the best validation accuracy, seed {args.seed})')
 
 
-def check_writable(folder):
-    """Raises OSError, before any work is done, if nothing can be written there."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise OSError(f'cannot write to {folder} ({error.strerror})') from None
+def rate(text):
+    """An option's value: a learning rate."""
+    return number(text, float, 1e-9, 10)
+
+
+def parse(argv):
+    parser = Parser(__doc__)
+    parser.add_argument('--epochs', type=count, default=6, help='passes over the 50,000 training digits (default: 6)')
+    parser.add_argument('--batch-size', type=count, default=128, help='digits per step (default: 128)')
+    parser.add_argument('--learning-rate', type=rate, default=1e-3,
+                        help='highest rate; it rises over the first tenth of the steps and falls along a cosine (default: 0.001)')
+    parser.add_argument('--seed', type=seed, default=0, help='draws weights, order, warps and dropout (default: 0)')
+    parser.add_argument('--precision', choices=['float32', 'bfloat16'], default='float32',
+                        help='bfloat16: TensorFlow computes convolutions and products in 16 bits where the processor can')
+    parser.add_argument('--data', type=Path, default=HERE / 'mnist.npz', metavar='FILE', help='default: mnist/mnist.npz')
+    parser.add_argument('--logdir', type=Path, default=HERE / 'logs', metavar='DIR', help='default: mnist/logs')
+    return parser, parser.parse_args(argv)
 
 
 def main(argv=None):
     parser, args = parse(argv)
     try:
         with tf.Graph().as_default():
-            train(args)
-    except (ValueError, OSError) as error:
-        parser.error(str(error))
-    except tf.errors.OpError as error:  # a full disk, say
-        parser.error(error.message.splitlines()[0])
+            parser.run(train, args)
     except KeyboardInterrupt:
         parser.exit(130, '\nstopped; started again, the training goes on from its last checkpoint\n')
 

@@ -9,6 +9,7 @@
 temporary folder) and the bundled one. Every case runs in a process of its own, so that its peak memory is its own.
 """
 import argparse
+from functools import partial
 import json
 import os
 from pathlib import Path
@@ -65,15 +66,14 @@ def mnist_step_times(precision, batches):
     """Seconds for `batches` training steps of 128 digits: of mnist/train.py in one precision and of Keras, alternating."""
     sys.path.insert(0, str(ROOT / 'mnist'))
     import train
-    from model import tf
+    from script import tf
     import data
     import keras
     (x, y), = data.load(ROOT / 'mnist' / 'mnist.npz', 'train')
     x, y = x[:128 * batches], y[:128 * batches]
-    _, args = train.parse(['--precision', precision])
     with tempfile.TemporaryDirectory() as folder:
         with tf.Graph().as_default():
-            trainer = train.Trainer(args, 10 ** 6)
+            trainer = train.Trainer(10 ** 6, 0, 128, 1e-3, precision)
             trainer.session.run(tf.global_variables_initializer())
             writer = tf.summary.FileWriter(folder)
 
@@ -110,11 +110,11 @@ def full_size_weights(path):
     sys.path.insert(0, str(ROOT / 'vgg'))
     import model
     rng, arrays = np.random.default_rng(0), {}
-    for name, _, shape in model.layer_table('vgg16', HEAD):
-        if shape:
-            scale = np.float32(np.sqrt(2 / np.prod(shape[:-1])))
-            arrays[f'{name}/kernel'] = rng.standard_normal(shape, np.float32) * scale
-            arrays[f'{name}/bias'] = np.full(shape[-1:], 0.01, np.float32)
+    for layer in model.layer_table('vgg16', HEAD):
+        if layer.kind in ('conv', 'dense'):
+            scale = np.float32(np.sqrt(2 / np.prod(layer.size[:-1])))
+            arrays[f'{layer.name}/kernel'] = rng.standard_normal(layer.size, np.float32) * scale
+            arrays[f'{layer.name}/bias'] = np.full(layer.size[-1:], 0.01, np.float32)
     np.savez(path, **arrays)
 
 
@@ -122,28 +122,26 @@ def vgg_case(path, method, batch, precision, repetitions):
     """Seconds of the forward pass and of one method, the method's peak memory, and how many convolutions it runs."""
     sys.path.insert(0, str(ROOT / 'vgg'))
     import lrp
-    from model import forward, tf
-    composites = [method] if method in lrp.COMPOSITES else ['epsilon']  # whose forward pass is the plain one
-    explainer = lrp.Explainer(composites, 'vgg16', path, precision)
-    with explainer.session.graph.as_default():
-        plain = forward(explainer.pixels, explainer.layers, explainer.weights)[-1]
-        gradient = tf.gradients(explainer.selected, explainer.pixels)[0]
-    fetch = gradient if method == 'gradient' else explainer.results[f'relevance/{method}']
-    images = np.random.default_rng(0).integers(0, 256, [int(batch), 224, 224, 3])
-    feed = {explainer.pixels: lrp.preprocess_input(images.astype(np.float32)), explainer.target: [-1] * int(batch)}
+    from script import tf
+    explainer = lrp.Explainer([method] if method in lrp.COMPOSITES else [], 'vgg16', path, precision)
+    fetch = explainer.gradient if method == 'gradient' else explainer.results[f'relevance/{method}']
+    feed = explainer.feed(np.random.default_rng(0).integers(0, 256, [int(batch), 224, 224, 3]), [-1] * int(batch))
     session = explainer.session
     for _ in range(2):
         session.run(fetch, feed)
     result = {'peak': peak()}
-    cases = {'forward': lambda: session.run(plain, feed), 'method': lambda: session.run(fetch, feed)}
-    if precision == 'bfloat16':  # against the forward pass in float32, in the same process
-        other = lrp.Explainer(['epsilon'], 'vgg16', path)
-        cases['float32'] = lambda: other.session.run(other.activations[-1], {other.pixels: feed[explainer.pixels]})
+    cases = {'method': lambda: session.run(fetch, feed)}
+    for name, kept in {'forward': precision, 'float32': 'float32'}.items():  # plain networks of their own, in the same process
+        cases[name] = partial(forward_pass, lrp.Explainer([], 'vgg16', path, kept), feed[explainer.pixels])
     result['times'] = alternate(cases, repetitions)
     metadata = tf.RunMetadata()
     session.run(fetch, feed, options=tf.RunOptions(output_partition_graphs=True), run_metadata=metadata)
     result['convolutions'] = sum('Conv2D' in node.op for graph in metadata.partition_graphs for node in graph.node)
     return result
+
+
+def forward_pass(explainer, pixels):
+    explainer.session.run(explainer.activations[-1], {explainer.pixels: pixels})
 
 
 def vgg(args):
@@ -161,7 +159,7 @@ def vgg(args):
                         image = statistics.median(result['times']['method']) / batch
                         print(f'{network:>8} {batch:5} {precision:>9} {method:>20} {image:9.3f} '
                               f'{ratio(result["times"], "method", "forward"):8.2f}x '
-                              f'{ratio(result["times"], "method", "float32" if precision != "float32" else "forward"):8.2f}x '
+                              f'{ratio(result["times"], "method", "float32"):8.2f}x '
                               f'{result["peak"]:5.2f} {result["convolutions"]:12}', flush=True)
 
 
@@ -173,12 +171,11 @@ def end_to_end_case():
     import lrp
     from pictures import open_picture
     with tempfile.TemporaryDirectory() as folder:
-        _, args = lrp.parse([str(ROOT / 'vgg' / 'images'), '--weights', 'caltech101', '--results', folder])
-        paths = lrp.find(args.image)
+        paths = sorted((ROOT / 'vgg' / 'images').glob('*.jpg'))
         explainer = lrp.Explainer(['deep-taylor'], 'vgg16', lrp.weight_file('vgg16', 'caltech101'))
-        explainer(open_picture(paths[0])[1][None], [-1])
+        explainer(open_picture(paths[0]).seen[None], [-1])
         result = {'startup': time.time() - float(os.environ['STARTED'])}
-        pixels = np.stack([open_picture(path)[1] for path in paths])
+        pixels = np.stack([open_picture(path).seen for path in paths])
         names = [path.stem for path in paths]
 
         def alone():
@@ -186,7 +183,8 @@ def end_to_end_case():
                 explainer(pixels[i:i + 8], [-1] * 8)
 
         def whole():
-            lrp.explain_pictures(explainer, paths, names, explainer.classes, [-1], args)
+            files = lrp.Files(Path(folder), explainer.classes, ['deep-taylor'], 'seismic', False, False)
+            lrp.explain_pictures(explainer, paths, names, [-1], 8, files)
 
         return dict(result, **alternate({'alone': alone, 'whole': whole}, 3))
 
@@ -208,7 +206,7 @@ def agreement_case(method):
     sys.path.insert(0, str(ROOT / 'vgg'))
     import lrp
     from pictures import open_picture
-    images = np.stack([open_picture(path)[1] for path in sorted((ROOT / 'vgg' / 'images').glob('*.jpg'))])
+    images = np.stack([open_picture(path).seen for path in sorted((ROOT / 'vgg' / 'images').glob('*.jpg'))])
     relevance = []
     for precision in ('float32', 'bfloat16'):
         explainer = lrp.Explainer([method], 'vgg16', lrp.weight_file('vgg16', 'caltech101'), precision)

@@ -19,19 +19,20 @@ COMPOSITES = ['epsilon-plus', 'epsilon-plus-flat', 'epsilon-alpha2beta1', 'epsil
 
 def torch_network(torch, explainer):
     """The explainer's network as a torch.nn.Sequential: channels first, so the first dense layer's rows are reordered."""
-    weights, modules = explainer.session.run(explainer.weights), []
-    for i, (name, kind, shape) in enumerate(explainer.layers):
-        if kind == 'pool':
+    modules, flattened = [], False
+    for layer in explainer.layers:
+        if layer.kind == 'max':
             modules.append(torch.nn.MaxPool2d(2))
-        elif kind == 'flatten':
+        elif layer.kind == 'flatten':
             modules.append(torch.nn.Flatten())
         else:
-            w, b = weights[name]
-            if kind == 'conv':
-                module, w = torch.nn.Conv2d(shape[2], shape[3], 3, padding=1), w.transpose(3, 2, 0, 1)
+            w, b = explainer.session.run([explainer.weights[layer.name].w, explainer.weights[layer.name].b])
+            if layer.kind == 'conv':
+                module, w = torch.nn.Conv2d(*layer.size[2:], 3, padding=1), w.transpose(3, 2, 0, 1)
             else:
-                module, first = torch.nn.Linear(*shape), explainer.layers[i - 1][1] == 'flatten'
-                w = w.reshape(7, 7, -1, shape[1]).transpose(3, 2, 0, 1).reshape(shape[1], -1) if first else w.T
+                module = torch.nn.Linear(*layer.size)
+                w = w.T if flattened else w.reshape(7, 7, -1, w.shape[1]).transpose(3, 2, 0, 1).reshape(w.shape[1], -1)
+                flattened = True
             module.weight.data, module.bias.data = torch.tensor(w.copy()), torch.tensor(b)
             modules += [module, torch.nn.ReLU()]
     return torch.nn.Sequential(*modules[:-1])
@@ -67,14 +68,15 @@ def main():
     sys.path.insert(0, str(ROOT / 'vgg'))
     import lrp
     from pictures import open_picture
-    images = np.stack([open_picture(path)[1] for path in sorted((ROOT / 'vgg' / 'images').glob('*.jpg'))[:8]])
-    pixels = lrp.preprocess_input(images.astype(np.float32))
+    from weights import weight_file
+    images = np.stack([open_picture(path).seen for path in sorted((ROOT / 'vgg' / 'images').glob('*.jpg'))[:8]])
     print(f'{"batch of 8":>20} {"ours, s / picture":>18} {"Zennit":>7} {"ratio":>6} {"largest difference / largest relevance":>39}')
     for name in COMPOSITES:
-        explainer = lrp.Explainer([name], 'vgg16', lrp.weight_file('vgg16', 'caltech101'))
+        explainer = lrp.Explainer([name], 'vgg16', weight_file('vgg16', 'caltech101'))
         network = torch_network(torch, explainer)
-        composite = zennit_composites(torch, composites, lrp.LOW, lrp.HIGH)[name]
-        feed = {explainer.pixels: pixels, explainer.target: [-1] * len(pixels)}
+        composite = zennit_composites(torch, composites, explainer.layers[0].low, explainer.layers[0].high)[name]
+        feed = explainer.feed(images, [-1] * len(images))
+        pixels = feed[explainer.pixels]
         times, results = {'ours': [], 'zennit': []}, {}
         for i in range(args.repetitions + 1):  # the first one warms up
             for side, run in (('ours', lambda: explainer.session.run(explainer.results[f'relevance/{name}'], feed)[..., ::-1]),

@@ -1,6 +1,6 @@
 """The rules of Layer-wise Relevance Propagation in NumPy loops, float64: slower and simpler than the scripts.
 
-layer: (name, kind, weight shape); kind 'conv': odd size, stride 1, zero padding, w [height, width, in, out];
+layer: an entry of a layer table, of kind 'conv': odd size, stride 1, zero padding, w [height, width, in, out]; or
 'dense': w [in, out]. a: inputs of the layer [n, ...]; w, b: weights and bias; r: relevance of its outputs.
 Every rule returns the relevance of a. An output j shares its relevance out in proportion to what it received
 from each input i:
@@ -14,7 +14,7 @@ import numpy as np
 
 def connections(layer, shape, w):
     """Yields (output index, input index, weight) for inputs of this shape; to the padding there are none."""
-    if layer[1] == 'dense':
+    if layer.kind == 'dense':
         for n, i, j in np.ndindex(shape[0], *w.shape):
             yield (n, j), (n, i), w[i, j]
         return

@@ -1,4 +1,5 @@
 """Pixel flipping, region perturbation and randomised weights, on networks whose relevant inputs are known."""
+from functools import partial
 from types import SimpleNamespace
 
 from conftest import ROOT, scripts, succeed
@@ -10,9 +11,7 @@ from small_vgg import photograph, random_weights, run, shrink
 
 def linear_network(w):
     """Stands for an Explainer: the logits of images are their products with w [28, 28, classes]."""
-    def value(fetch, feed):
-        return np.tensordot(feed['images'], w, 2)
-    return SimpleNamespace(images='images', logits='logits', session=SimpleNamespace(run=value))
+    return SimpleNamespace(classify=lambda images: np.tensordot(images, w, 2))
 
 
 def width(path):
@@ -100,8 +99,6 @@ def test_scores_of_a_network_that_reads_its_middle_rank_the_middle_first(tmp_pat
     arrays['fc1/kernel'] = kernel.reshape(-1, 6)
     np.savez(tmp_path / 'middle.npz', **arrays)
     explainer = vgg.lrp.Explainer(['deep-taylor'], 'vgg16', tmp_path / 'middle.npz')
-    with explainer.session.graph.as_default():
-        explainer.gradient = vgg.model.tf.gradients(explainer.selected, explainer.pixels)[0]
     images = np.random.default_rng(0).integers(0, 256, [2, 224, 224, 3], np.uint8)
     scores = vgg.flip.scores(explainer, ['deep-taylor'], images, np.random.default_rng(0))
     assert list(scores) == ['deep-taylor', 'gradient x input', 'random']
@@ -131,7 +128,7 @@ def test_mnist_script_puts_the_rules_ahead_of_random(small, logdir, tmp_path):
 
 
 @pytest.mark.parametrize('options, reason', [
-    (['--steps', 197], 'a digit has pixels for 196'), (['--steps', 0], 'invalid positive int value'),
+    (['--steps', 197], 'a digit has pixels for 196'), (['--steps', 0], '--steps: 0 is not a whole number from 1'),
     (['--digits', 10001], 'the test set has 10000'), (['--rule', 'lrp'], 'invalid choice'),
 ])
 def test_mnist_script_refuses(refused, logdir, tmp_path, options, reason):
@@ -187,18 +184,18 @@ def test_permuting_makes_another_network_of_the_same_weights(tmp_path, monkeypat
     images = np.random.default_rng(0).integers(0, 256, [2, 224, 224, 3], np.uint8)
 
     def weights():
-        return explainer.session.run(explainer.weights)
+        return {name: explainer.session.run([each.w, each.b]) for name, each in explainer.weights.items()}
 
     before, logits = weights(), explainer.classify(images)
-    vgg.randomise.permute(explainer, 'block3_conv2', np.random.default_rng(0))
+    explainer.replace('block3_conv2', partial(vgg.randomise.permuted, rng=np.random.default_rng(0)))
     after = weights()
     assert np.abs(explainer.classify(images) - logits).max() > 0.01 * np.abs(logits).max()
     changed = [name for name in before if (before[name][0] != after[name][0]).any()]
     assert changed == ['block3_conv2']
     w, permuted = (values['block3_conv2'][0].reshape(-1, 3) for values in (before, after))
     assert (np.sort(w, 0) == np.sort(permuted, 0)).all() and (w != permuted).mean() > 0.5
-    kernel, = (v for v in explainer.session.graph.get_collection('local_variables') if v.name.startswith('block3_conv2'))
-    np.testing.assert_array_equal(explainer.session.run(kernel), np.maximum(after['block3_conv2'][0], 0))  # what z+ derives
+    positive, = explainer.weights['block3_conv2'].kept
+    np.testing.assert_array_equal(explainer.session.run(positive), np.maximum(after['block3_conv2'][0], 0))  # what z+ derives
 
 
 def test_spearman_by_hand():

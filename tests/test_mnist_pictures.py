@@ -81,7 +81,7 @@ def test_picture_of_a_digit_becomes_what_mnist_shows(explainer, explained, digit
         assert images[-1].shape == (28, 28) and images[-1].dtype == np.float32
         assert 0 <= images[-1].min() < 0.01 and 0.9 < images[-1].max() <= 1
     assert np.median([likeness(image, original) for image, original in zip(images, originals)]) > 0.9
-    assert np.mean(explainer.classify(np.stack(images)) == explained['logits'][:30].argmax(1)) > 0.85
+    assert np.mean(explainer.classify(np.stack(images)).argmax(1) == explained['logits'][:30].argmax(1)) > 0.85
 
 
 def test_pictures_that_cannot_be_read_are_named_and_the_others_done(logdir, digits, tmp_path):
@@ -116,6 +116,14 @@ def test_pictures_of_the_same_name_keep_their_own_results(logdir, digits, tmp_pa
         assert list(saved['files']) == list(map(str, paths))
         for name, image in zip(('digit.jpg', 'digit_2.jpg'), saved['images']):
             assert likeness(seen_in(panels(results / name, 2)[0]), image) > 0.99
+
+
+def test_pictures_asked_for_by_name_are_always_drawn(logdir, digits, tmp_path):
+    """Of the whole test set there is a summary instead, above 100."""
+    as_it_is(digits[0][0], tmp_path / 'digit')
+    paths = [str(tmp_path / 'digit.png')] * 101
+    scripts('mnist').lrp.main(['--image', *paths, '--logdir', str(logdir), '--results', str(tmp_path / 'r')])
+    assert len(list((tmp_path / 'r').iterdir())) == 101
 
 
 def panels(path, count):
@@ -154,13 +162,13 @@ def test_results_are_written_whole_or_not_at_all(tmp_path):
         raise OSError('disk full')
     (tmp_path / '0.jpg').write_text('before')
     with pytest.raises(OSError, match='disk full'):
-        scripts('mnist').pictures.write(tmp_path / '0.jpg', half)
+        scripts('mnist').script.write(tmp_path / '0.jpg', half)
     assert [path.name for path in tmp_path.iterdir()] == ['0.jpg']
     assert (tmp_path / '0.jpg').read_text() == 'before'
 
 
 def test_names_are_unique():
-    unique = scripts('mnist').pictures.unique
+    unique = scripts('mnist').script.unique
     assert unique(['a', 'b']) == ['a', 'b'] and unique(['a', 'a', 'a']) == ['a', 'a_2', 'a_3']
     for names in ['a', 'a', 'a_2'], ['a_2', 'a', 'a'], ['a', 'a_2', 'a', 'a_2', 'a']:
         assert len(set(unique(names))) == len(names)

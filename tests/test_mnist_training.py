@@ -76,13 +76,14 @@ def test_seed_decides_the_weights(tiny, tmp_path):
 def test_weights_of_the_best_validation_are_kept(digits, tmp_path):
     """Not those of the last one: here all is right at first, and after one more step only what is right."""
     train, (images, labels) = scripts('mnist').train, digits
+    warps = scripts('mnist').data.warps(len(images), np.random.default_rng(0))
     with scripts('mnist').lrp.tf.Graph().as_default():
-        trainer = train.Trainer(train.parse([])[1], 10)
+        trainer = train.Trainer(10, 0, 128, 1e-3, 'float32')
         trainer.start(tmp_path)
         predicted = trainer.session.run(trainer.predicted, {trainer.images: images})
         assert trainer.validate(tmp_path, images, predicted) == 1
         before = checkpoint(tmp_path, 'best_checkpoint')
-        trainer.session.run(trainer.train, {trainer.images: images, trainer.labels: labels})
+        trainer.session.run(trainer.train, {trainer.images: images, trainer.warps: warps, trainer.labels: labels})
         assert trainer.validate(tmp_path, images, labels) < 1
         trainer.session.close()
     assert_same(checkpoint(tmp_path, 'best_checkpoint'), before)
@@ -190,27 +191,51 @@ def test_help(capsys):
 
 
 def test_epoch_shows_every_digit_once():
-    """In an order of its own, moved by a pixel at most; and goes on at any batch as if it had run through."""
-    images, labels = np.zeros([70, 28, 28], np.uint8), np.arange(70)
-    images[:, 13, 13] = labels + 1
+    """In an order of its own, each with a warp of its own; and goes on at any batch as if it had run through."""
+    images, labels = np.arange(70 * 784).reshape(70, 28, 28), np.arange(70)
     epoch = scripts('mnist').data.epoch
     whole = list(epoch(images, labels, 20, np.random.default_rng(1)))
     np.testing.assert_equal(list(epoch(images, labels, 20, np.random.default_rng(1), 2)), whole[2:])
-    assert [len(batch) for _, batch in whole] == [20, 20, 20, 10]
-    pixels, order = (np.concatenate(part) for part in zip(*whole))
+    assert [len(batch) for _, _, batch in whole] == [20, 20, 20, 10]
+    pixels, warps, order = (np.concatenate(part) for part in zip(*whole))
     assert sorted(order) == list(labels) != list(order)
-    np.testing.assert_array_equal(pixels.max((1, 2)), order + 1)
-    _, row, column = np.nonzero(pixels)
-    assert set(zip(row, column)) == {(y, x) for y in (12, 13, 14) for x in (12, 13, 14)}
+    np.testing.assert_array_equal(pixels, images[order])
+    assert len(np.unique(warps, axis=0)) == 70
 
 
-def test_moved_digits_come_in_with_background():
-    image = np.arange(1, 28 * 28 + 1).reshape(28, 28)
-    for down, right in np.ndindex(3, 3):
-        expected = np.zeros([30, 30], int)
-        expected[down:28 + down, right:28 + right] = image
-        found = scripts('mnist').data.moved(image[None], np.array([[down, right]]))
-        np.testing.assert_array_equal(found, expected[None, 1:29, 1:29])
+@pytest.fixture(scope='module')
+def warped():
+    """A function: digits [n, 28, 28] under warps [n, 8]."""
+    mnist = scripts('mnist')
+
+    def value(images, warps):
+        with mnist.script.tf.Graph().as_default(), mnist.script.tf.Session() as session:
+            return session.run(mnist.train.warped(np.float32(images)[..., None], np.float32(warps)))[..., 0]
+    return value
+
+
+def test_warp_of_nothing_is_the_digit_itself(warped, digits):
+    images = digits[0][:5]
+    np.testing.assert_array_equal(warped(images, [[1, 0, 0, 0, 1, 0, 0, 0]] * 5), images)
+
+
+def test_warped_digits_come_in_with_background(warped):
+    """One pixel to the left and two up: each pixel comes from the one right of it and two below it."""
+    image = np.arange(1, 785).reshape(1, 28, 28)
+    expected = np.pad(image, ((0, 0), (0, 2), (0, 1)))[:, 2:, 1:]
+    np.testing.assert_array_equal(warped(image, [[1, 0, 1, 0, 1, 2, 0, 0]]), expected)
+
+
+def test_warps_turn_stretch_and_move_a_little_about_the_middle():
+    """By up to 10 degrees, 8 % and a pixel, the whole of these ranges, of both signs."""
+    warps = scripts('mnist').data.warps(500, np.random.default_rng(0))
+    middle = np.array([13.5, 13.5, 1])
+    moves = np.abs(np.stack([warps[:, :3] @ middle, warps[:, 3:6] @ middle]) - 13.5)
+    assert 0.9 < moves.max() <= 1 + 1e-4
+    angles = np.degrees(np.arctan2(warps[:, 3], warps[:, 4]))
+    assert 9 < np.abs(angles).max() < 10.001 and abs(angles.mean()) < 1
+    sides = np.hypot(warps[:, 0], warps[:, 1]), np.hypot(warps[:, 3], warps[:, 4])
+    assert 0.92 < np.min(sides) < 0.94 and 1.07 < np.max(sides) < 1.0834 and not warps[:, 6:].any()
 
 
 def test_splits_share_no_digit(small):

@@ -1,24 +1,29 @@
 """The rules that both folders have, against the oracle and against what the papers claim of them."""
+import inspect
+
+from conftest import ROOT, scripts
 import numpy as np
 import oracle
 import pytest
 
-LAYERS = {  # layer, shape of its inputs
-    'conv': (('layer', 'conv', [3, 3, 2, 3]), (2, 4, 5, 2)),
-    'conv of 2x3 pixels': (('layer', 'conv', [3, 3, 3, 4]), (3, 2, 3, 3)),
-    'conv of one pixel': (('layer', 'conv', [3, 3, 2, 4]), (3, 1, 1, 2)),
-    '5x5 conv': (('layer', 'conv', [5, 5, 1, 2]), (2, 3, 4, 1)),
-    'dense': (('layer', 'dense', [6, 5]), (4, 6)),
+LAYERS = {  # kind, shape of the weights, shape of the inputs
+    'conv': ('conv', (3, 3, 2, 3), (2, 4, 5, 2)),
+    'conv of 2x3 pixels': ('conv', (3, 3, 3, 4), (3, 2, 3, 3)),
+    'conv of one pixel': ('conv', (3, 3, 2, 4), (3, 1, 1, 2)),
+    '5x5 conv': ('conv', (5, 5, 1, 2), (2, 3, 4, 1)),
+    'dense': ('dense', (6, 5), (4, 6)),
 }
+SHARED = ['transposed', 'tiny', 'stabilise', 'zplus', 'zbeta', 'epsilon', 'max_pool', 'unflatten', 'relevance']
 CONTENTS = ['mixed', 'weights <= 0', 'weights zero', 'inputs zero', 'one input', 'large', 'small']
 BOUNDS = {'zero to one': (0.0, 1.0), 'nearly zero to one': (-1e-6, 1.0), 'around zero': (-0.5, 2.0),
           'per channel': None}
 
 
 @pytest.fixture(params=LAYERS)
-def place(request):
-    """A layer and the shape of its inputs."""
-    return LAYERS[request.param]
+def place(request, folder):
+    """A layer, the shape of its weights and of its inputs."""
+    kind, weights, inputs = LAYERS[request.param]
+    return folder.model.Layer('layer', kind, weights), weights, inputs
 
 
 @pytest.fixture
@@ -28,28 +33,33 @@ def linear(folder, evaluate):
 
 
 @pytest.fixture
-def propagate(lrp, evaluate):
+def propagate(folder, evaluate):
     """A function: the relevance that the folder's rule of this name gives to a."""
+    lrp, model = folder.lrp, folder.model
+
     def relevance(rule, layer, a, w, b, r, *options):
         def op(a, r):
-            return getattr(lrp, rule)(layer, a, lrp.tf.constant(w), lrp.tf.constant(b), r, *options)
+            return getattr(lrp, rule)(layer, a, model.Weights('layer', lrp.tf.constant(w), lrp.tf.constant(b)), r, *options)
         return evaluate(op, a, r)
     return relevance
 
 
 @pytest.fixture
-def pool(lrp, evaluate):
+def dense(folder):
+    """A dense layer."""
+    return folder.model.Layer('layer', 'dense')
+
+
+@pytest.fixture
+def pool(folder, evaluate):
     """A function: relevance through 2x2 max-pooling."""
-    def relevance(a, r):
-        def op(a, r):
-            return lrp.max_pool(a, lrp.tf.nn.max_pool2d(a, ksize=2, strides=2, padding='SAME'), r)
-        return evaluate(op, np.float32(a), np.float32(r))
-    return relevance
+    layer = folder.model.Layer('layer', 'max', (2, 2), 2)
+    return lambda a, r: evaluate(lambda a, r: folder.lrp.max_pool(layer, a, None, r), np.float32(a), np.float32(r))
 
 
 def numbers(place, content='mixed', signed=False):
     """Draws a, w, b and r of a layer: a >= 0 unless signed, r of both signs."""
-    (_, _, shape), inputs = place
+    _, shape, inputs = place
     rng = np.random.default_rng(sum(inputs))
     outputs = inputs[:-1] + (shape[-1],)
     a, w, b, r = (rng.normal(size=size).astype(np.float32) for size in (inputs, shape, shape[-1], outputs))
@@ -104,7 +114,7 @@ def test_zbeta_of_one_shade(propagate, place, shade):
     """All black, all white, all at the lowest value, where an output with positive weights only has z = 0."""
     _, w, b, r = numbers(place)
     w[..., 0] = np.abs(w[..., 0])
-    a = np.full(place[1], shade, np.float32)
+    a = np.full(place[2], shade, np.float32)
     found = propagate('zbeta', place[0], a, w, b, r, -1e-6, 1.0)
     assert_close(found, oracle.zbeta(place[0], a, w, b, r, np.float32(-1e-6), 1.0))
 
@@ -116,17 +126,17 @@ def test_epsilon(propagate, place, content, eps):
     assert_close(propagate('epsilon', place[0], *arrays, eps), oracle.epsilon(place[0], *arrays, eps), 1e-4)
 
 
-def test_epsilon_is_1e_6_unless_given(propagate):
+def test_epsilon_is_1e_6_unless_given(propagate, dense):
     """a = 2e-6 and weights 1 and -1: two thirds of the relevance arrive, of the negative output too."""
-    layer, a, r = ('layer', 'dense', [1, 2]), np.float32([[2e-6]]), np.float32([[3.0, 6.0]])
-    assert_close(propagate('epsilon', layer, a, np.float32([[1, -1]]), np.float32([0, 0]), r), [[2.0 + 4.0]])
+    a, r = np.float32([[2e-6]]), np.float32([[3.0, 6.0]])
+    assert_close(propagate('epsilon', dense, a, np.float32([[1, -1]]), np.float32([0, 0]), r), [[2.0 + 4.0]])
 
 
-def test_epsilon_takes_the_sign_of_zero_for_positive(propagate):
+def test_epsilon_takes_the_sign_of_zero_for_positive(propagate, dense):
     """z = 1 * 2 - 2 * 1 = 0: each input gets what it gave, divided by +eps."""
-    layer, a, r = ('layer', 'dense', [2, 1]), np.float32([[1, 2]]), np.float32([[3.0]])
+    a, r = np.float32([[1, 2]]), np.float32([[3.0]])
     w, b = np.float32([[2], [-1]]), np.float32([0])
-    assert_close(propagate('epsilon', layer, a, w, b, r, 0.5), [[12.0, -12.0]])
+    assert_close(propagate('epsilon', dense, a, w, b, r, 0.5), [[12.0, -12.0]])
 
 
 @pytest.mark.parametrize('rule', ['zplus', 'epsilon'])
@@ -136,11 +146,11 @@ def test_output_without_inputs_sends_nothing(propagate, place, rule):
     assert not propagate(rule, place[0], a, w, b + 1, 1e6 * r).any()
 
 
-def test_dead_output_leaves_the_others_alone(propagate):
+def test_dead_output_leaves_the_others_alone(propagate, dense):
     """Outputs receive 2, nothing and 3; the second one's relevance of 1000 stays where it is."""
-    layer, a, r = ('layer', 'dense', [2, 3]), np.float32([[1, 2]]), np.float32([[4.0, 1e3, 6.0]])
+    a, r = np.float32([[1, 2]]), np.float32([[4.0, 1e3, 6.0]])
     w, b = np.float32([[1, -1, 3], [0.5, -2, 0]]), np.zeros(3, np.float32)
-    assert_close(propagate('zplus', layer, a, w, b, r), [[2.0 + 6.0, 2.0]])
+    assert_close(propagate('zplus', dense, a, w, b, r), [[2.0 + 6.0, 2.0]])
 
 
 @pytest.mark.parametrize('content', ['mixed', 'one input', 'large', 'small'])
@@ -226,26 +236,35 @@ def test_max_pool_gives_ties_to_the_first(pool):
     np.testing.assert_array_equal(pool(a, [[[[3], [-4]]]]), [[[[3], [0], [0], [-4]], [[0], [0], [0], [0]]]])
 
 
-def test_epsilon_equals_gradient_times_input(lrp, folder, evaluate):
+def test_epsilon_equals_gradient_times_input(folder, evaluate):
     """Of a network with ReLU and max-pooling but without bias, as eps goes to 0 (Shrikumar et al. 2016)."""
-    tf, linear, rng = lrp.tf, folder.model.linear, np.random.default_rng(5)
-    conv1, conv2 = ('conv1', 'conv', [3, 3, 2, 4]), ('conv2', 'conv', [3, 3, 4, 5])
-    dense1, dense2 = ('dense1', 'dense', [30, 6]), ('dense2', 'dense', [6, 3])
-    w1, w2, w3, w4 = (np.float32(rng.normal(size=shape)) for _, _, shape in (conv1, conv2, dense1, dense2))
-
-    def epsilon(layer, a, w, r):
-        return lrp.epsilon(layer, a, tf.constant(w), tf.zeros(w.shape[-1]), r, 1e-9)
+    tf, lrp, model, rng = folder.lrp.tf, folder.lrp, folder.model, np.random.default_rng(5)
+    layers = [model.Layer(name, kind, size, stride) for name, kind, size, stride in [
+        ('conv1', 'conv', (3, 3, 2, 4), 1), ('conv2', 'conv', (3, 3, 4, 5), 1), ('pool', 'max', (2, 2), 2),
+        ('flatten', 'flatten', (), 1), ('dense1', 'dense', (30, 6), 1), ('dense2', 'dense', (6, 3), 1)]]
+    kernels = {layer.name: np.float32(rng.normal(size=layer.size)) for layer in layers if layer.kind in ('conv', 'dense')}
 
     def both(x):
-        a1 = tf.nn.relu(linear(conv1, x, w1))
-        a2 = tf.nn.relu(linear(conv2, a1, w2))
-        pooled = tf.nn.max_pool2d(a2, ksize=2, strides=2, padding='SAME')
-        a3 = tf.reshape(pooled, [-1, 30])
-        a4 = tf.nn.relu(linear(dense1, a3, w3))
-        start = linear(dense2, a4, w4) * [0.0, 1.0, 0.0]
-        r = epsilon(dense1, a3, w3, epsilon(dense2, a4, w4, start))
-        r = lrp.max_pool(a2, pooled, tf.reshape(r, tf.shape(pooled)))
-        return epsilon(conv1, x, w1, epsilon(conv2, a1, w2, r)), x * tf.gradients(start, x)[0]
+        weights = {name: model.Weights(name, tf.constant(w), tf.zeros(w.shape[-1])) for name, w in kernels.items()}
+        a = [x]
+        for layer in layers:
+            a.append({'conv': lambda: tf.nn.relu(model.linear(layer, a[-1], weights[layer.name].w)),
+                      'max': lambda: model.pool(layer, a[-1]), 'flatten': lambda: tf.reshape(a[-1], [-1, 30]),
+                      'dense': lambda: model.linear(layer, a[-1], weights[layer.name].w)}[layer.kind]())
+            a[-1] = tf.nn.relu(a[-1]) if layer.name == 'dense1' else a[-1]
+        start = a[-1] * [0.0, 1.0, 0.0]
+        return lrp.relevance('epsilon', layers, a, weights, start)[0], x * tf.gradients(start, x)[0]
     relevance, expected = evaluate(both, rng.normal(size=(3, 4, 6, 2)).astype(np.float32))
     assert (np.abs(expected).max((1, 2, 3)) > 1).all()
-    assert_close(relevance, expected, 1e-4)
+    assert_close(relevance, expected, 1e-3)
+
+
+@pytest.mark.parametrize('name', SHARED)
+def test_both_folders_state_a_rule_in_the_same_words(name):
+    """Whoever compares the two lrp.py sees what differs: the table, the composites, the pictures."""
+    first, second = (inspect.getsource(getattr(scripts(folder).lrp, name)) for folder in ('mnist', 'vgg'))
+    assert first == second
+
+
+def test_script_is_the_same_file_in_both_folders():
+    assert (ROOT / 'mnist' / 'script.py').read_bytes() == (ROOT / 'vgg' / 'script.py').read_bytes()

@@ -31,6 +31,11 @@ def shades(dtype):
     return Image.fromarray(np.tile(np.linspace(0, top, 64).astype(dtype), (64, 1)))
 
 
+def ramp(end):
+    """A ramp from 0 to `end`, kept in 16 bits."""
+    return Image.fromarray(np.tile(np.linspace(0, end, 64).astype(np.uint16), (64, 1)))
+
+
 def clear(mode, colour):
     """The right half is transparent."""
     image = Image.new(mode, (64, 64), colour)
@@ -77,6 +82,9 @@ PICTURES = {  # name: file name, function that writes it, colours on the left an
     '1 bit': ('a.png', saved(Image.new('1', (64, 64), 1)), [(255, 255, 255)] * 2),
     'CMYK': ('a.jpg', saved(two_colours('CMYK'), quality=95), [RED, GREEN]),
     '16 bits of grey': ('a.png', saved(shades(np.uint16)), [(32, 32, 32), (223, 223, 223)]),
+    '12 bits of grey in 16': ('a.png', saved(ramp(4095)), [(32, 32, 32), (223, 223, 223)]),
+    '10 bits of grey in 16': ('a.png', saved(ramp(1000)), [(31, 31, 31), (218, 218, 218)]),
+    'dark 16 bits that say what is white': ('a.tif', saved(ramp(5000), tiffinfo={281: 10000}), [(16, 16, 16), (111, 111, 111)]),
     'float': ('a.tif', saved(shades(np.float32)), [(32, 32, 32), (223, 223, 223)]),
     'float from 0 to 1': ('a.tif', saved(Image.fromarray(np.tile(np.linspace(0, 1, 64, dtype=np.float32), (64, 1)))),
                           [(32, 32, 32), (223, 223, 223)]),
@@ -114,6 +122,18 @@ def test_odd_picture(lrp, tmp_path, kind):
     assert seen.shape == (224, 224, 3)
     for column, colour in zip((28, 196), colours or []):
         np.testing.assert_allclose(seen[112, column], colour, atol=6)
+
+
+@pytest.mark.parametrize('name, image, options, note', [
+    ('a.png', ramp(4095), {}, ' (4095 taken for white, by its largest value)'),
+    ('a.tif', ramp(4095), {'tiffinfo': {281: 20000}}, ' (20000 taken for white, as the file says)'),
+    ('a.png', ramp(65000), {}, ''), ('a.png', ramp(0), {}, ' (255 taken for white, by its largest value)'),
+    ('a.tif', Image.fromarray(np.asarray(ramp(200), np.float32)), {}, ' (255 taken for white, by its largest value)')])
+def test_line_says_what_is_taken_for_white(lrp, name, image, options, note):
+    image.save(name, **options)
+    line, = lrp(name).out
+    assert line.endswith(note)
+    assert ('taken for white' in line) == bool(note)
 
 
 def test_picture_of_the_right_size_is_used_as_it_is(lrp):

@@ -6,20 +6,22 @@ import numpy as np
 import oracle
 import pytest
 
+Layer = scripts('vgg').model.Layer
 LAYERS = {  # layer, shape of its inputs
-    'conv': (('layer', 'conv', [3, 3, 3, 4]), (2, 4, 5, 3)),
-    'conv of 2x3 pixels': (('layer', 'conv', [3, 3, 2, 3]), (3, 2, 3, 2)),
-    'conv of one pixel': (('layer', 'conv', [3, 3, 2, 4]), (3, 1, 1, 2)),
-    'dense': (('layer', 'dense', [6, 5]), (4, 6)),
+    'conv': (Layer('layer', 'conv', (3, 3, 3, 4)), (2, 4, 5, 3)),
+    'conv of 2x3 pixels': (Layer('layer', 'conv', (3, 3, 2, 3)), (3, 2, 3, 2)),
+    'conv of one pixel': (Layer('layer', 'conv', (3, 3, 2, 4)), (3, 1, 1, 2)),
+    'dense': (Layer('layer', 'dense', (6, 5)), (4, 6)),
 }
+DENSE = Layer('layer', 'dense')
 CONTENTS = ['mixed', 'weights <= 0', 'weights zero', 'inputs zero', 'one input', 'one dead output', 'large', 'small']
-POOL = ('layer', 'pool', None)
+POOL = Layer('layer', 'max', (2, 2), 2, 'VALID')
 VGG16 = [f'block{block}_{part}' for block, convolutions in enumerate([2, 2, 3, 3, 3], 1)
          for part in [f'conv{i + 1}' for i in range(convolutions)] + ['pool']] + ['flatten', 'fc1', 'fc2', 'predictions']
 BOX = {'low': [-103.939, -116.779, -123.68], 'high': [151.061, 138.221, 131.32]}  # black and white: BGR, mean subtracted
 ALPHA1, ALPHA2 = ('alpha_beta', {'alpha': 1.0}), ('alpha_beta', {'alpha': 2.0})
 RULES = {  # of each composite: first convolution, the others in blocks 1-3, those in blocks 4-5, dense layers
-    'deep-taylor': [('zbeta', BOX), ('zplus', {}), ('zplus', {}), ('zplus', {})],
+    'deep-taylor': [('box', {}), ('zplus', {}), ('zplus', {}), ('zplus', {})],
     'zplus': [('zplus_signed', {}), ('zplus', {}), ('zplus', {}), ('zplus', {})],
     'wsquare': [('wsquare', {}), ('zplus', {}), ('zplus', {}), ('zplus', {})],
     'epsilon': [('epsilon', {})] * 4,
@@ -28,8 +30,8 @@ RULES = {  # of each composite: first convolution, the others in blocks 1-3, tho
     'epsilon-plus': [ALPHA1, ALPHA1, ALPHA1, ('epsilon', {})],
     'epsilon-plus-flat': [('flat', {}), ALPHA1, ALPHA1, ('epsilon', {})],
     'epsilon-alpha2beta1': [ALPHA2, ALPHA2, ALPHA2, ('epsilon', {})],
-    'epsilon-gamma-box': [('zbeta', BOX), ('gamma', {}), ('gamma', {}), ('epsilon', {})],
-    'montavon2019': [('zbeta', BOX), ('gamma', {}), ('lifted', {'share': 0.25}), ('lifted', {'share': 0.0})],
+    'epsilon-gamma-box': [('box', {}), ('gamma', {}), ('gamma', {}), ('epsilon', {})],
+    'montavon2019': [('box', {}), ('gamma', {}), ('lifted', {'share': 0.25}), ('lifted', {'share': 0.0})],
 }
 
 
@@ -48,9 +50,12 @@ def place(request):
 @pytest.fixture
 def propagate(lrp, evaluate):
     """A function: the relevance that a rule gives to a."""
-    def relevance(rule, layer, a, w, b, r, **options):
+    def relevance(rule, layer, a, w, b, r, signed=False, **options):
+        layer = layer._replace(low=-np.inf) if signed else layer
+
         def op(a, r):
-            return getattr(lrp, rule)(layer, a, lrp.tf.constant(w), lrp.tf.constant(b), r, **options)
+            weights = scripts('vgg').model.Weights('layer', lrp.tf.constant(w), lrp.tf.constant(b))
+            return getattr(lrp, rule)(layer, a, weights, r, **options)
         found = evaluate(op, a, r)
         assert np.isfinite(found).all()
         return found
@@ -59,8 +64,8 @@ def propagate(lrp, evaluate):
 
 def numbers(place, content='mixed', signed=False):
     """Draws a, w, b and r of a layer: a >= 0 unless signed, b and r of both signs."""
-    (_, _, shape), inputs = place
-    rng = np.random.default_rng(sum(inputs) + 1)
+    layer, inputs = place
+    shape, rng = layer.size, np.random.default_rng(sum(inputs) + 1)
     sizes = inputs, shape, shape[-1], inputs[:-1] + (shape[-1],)
     a, w, b, r = (rng.normal(size=size).astype(np.float32) for size in sizes)
     b = np.where(np.arange(len(b)) % 2, -1, 1).astype(np.float32) * np.abs(b)
@@ -123,7 +128,7 @@ def test_gamma(propagate, place, content):
 def test_alpha_beta(propagate, place, content, alpha):
     a, w, b, r = numbers(place, content, signed=True)
     expected = oracle.alpha_beta(place[0], a, w, b, r, alpha, alpha - 1)
-    assert_close(propagate('alpha_beta', place[0], a, w, b, r, alpha=alpha), expected)
+    assert_close(propagate('alpha_beta', place[0], a, w, b, r, signed=True, alpha=alpha), expected)
 
 
 @pytest.mark.parametrize('content', CONTENTS)
@@ -139,7 +144,7 @@ def test_alpha_beta_of_inputs_above_zero(propagate, place, content, alpha, signe
 def test_alpha_beta_with_a_beta_of_its_own(propagate, place, content):
     a, w, b, r = numbers(place, content, signed=True)
     expected = oracle.alpha_beta(place[0], a, w, b, r, 1.5, 0.25)
-    assert_close(propagate('alpha_beta', place[0], a, w, b, r, alpha=1.5, beta=0.25), expected)
+    assert_close(propagate('alpha_beta', place[0], a, w, b, r, signed=True, alpha=1.5, beta=0.25), expected)
 
 
 @pytest.mark.parametrize('content', CONTENTS)
@@ -149,16 +154,16 @@ def test_lifted(propagate, place, content, share):
     assert_close(propagate('lifted', place[0], a, w, b, r, share=share), oracle.rms(place[0], a, w, b, r, share), 1e-4)
 
 
-@pytest.mark.parametrize('rule, options', [('gamma', {}), ('lifted', {'share': 0.25}), ('lifted', {'share': 0.0})])
+@pytest.mark.parametrize('share', [0.0, 0.25])
 @pytest.mark.parametrize('content', ['mixed', 'a dead window', 'zero'])
-def test_average_pooling(propagate, rule, options, content):
+def test_mean_pooling(evaluate, lrp, share, content):
     rng = np.random.default_rng(8)
     a = np.float32(np.maximum(rng.normal(size=(3, 4, 6, 2)), 0))
     r = np.float32(rng.normal(size=(3, 2, 3, 2)))
     a[:, 2:, :2] *= content == 'mixed'
     a *= content != 'zero'
-    expected = oracle.average_pool(a, r, share=options.get('share', 0.0))  # gamma 1/4 of a mean cancels
-    assert_close(propagate(rule, POOL, a, np.float32(1), np.float32(0), r, **options), expected)
+    found = evaluate(lambda a, r: lrp.mean_pool(POOL, a, None, r, share), a, r)
+    assert_close(found, oracle.average_pool(a, r, share=share))
 
 
 @pytest.mark.parametrize('content', ['mixed', 'one input', 'large', 'small', 'one dead output'])
@@ -166,7 +171,7 @@ def test_average_pooling(propagate, rule, options, content):
 def test_conserves_where_z_is_positive(propagate, place, rule, content):
     """alpha_beta with alpha = 1 and no bias is the z+ rule for inputs of any sign."""
     a, w, b, r = numbers(place, content, signed=True)
-    options = {'alpha': 1.0} if rule == 'alpha_beta' else {}
+    options = {'alpha': 1.0, 'signed': True} if rule == 'alpha_beta' else {}
     positive = np.zeros(r.shape, bool)
     for j, i, weight in oracle.connections(place[0], a.shape, w):
         positive[j] |= a[i] * weight > 0
@@ -191,17 +196,16 @@ def test_gamma_conserves_without_bias(propagate, place):
 
 def test_alpha_beta_loses_what_the_biases_absorb(propagate):
     """Excitation 2 + 2 with bias, inhibition -3 - 1: R_in = 2 * 8 * 2/4 - 8 * 3/4."""
-    layer, r = ('layer', 'dense', [2, 1]), np.float32([[8.0]])
-    a, w = np.float32([[1, -3]]), np.float32([[2], [1]])
-    lifting = propagate('alpha_beta', layer, a, w, np.float32([2]), r, alpha=2.0)
+    r, a, w = np.float32([[8.0]]), np.float32([[1, -3]]), np.float32([[2], [1]])
+    lifting = propagate('alpha_beta', DENSE, a, w, np.float32([2]), r, signed=True, alpha=2.0)
     assert_close(lifting, [[8.0, -8.0]])
-    lowering = propagate('alpha_beta', layer, a, w, np.float32([-1]), r, alpha=2.0)
+    lowering = propagate('alpha_beta', DENSE, a, w, np.float32([-1]), r, signed=True, alpha=2.0)
     assert_close(lowering, [[16.0, -6.0]])
 
 
 def test_flat_leaves_out_padding(propagate):
     """A corner of 2x3 pixels has 4 neighbours, itself among them, the middle ones 6: the corner gets 4/4 and 2/6."""
-    layer, r = ('layer', 'conv', [3, 3, 1, 1]), np.ones((1, 2, 3, 1), np.float32)
+    layer, r = Layer('layer', 'conv', (3, 3, 1, 1)), np.ones((1, 2, 3, 1), np.float32)
     found = propagate('flat', layer, -7 * r, np.zeros((3, 3, 1, 1), np.float32), np.float32([1]), r)
     corner, middle = 2 / 4 + 2 / 6, 4 / 4 + 2 / 6
     assert_close(found[0, ..., 0], [[corner, middle, corner]] * 2)
@@ -209,7 +213,7 @@ def test_flat_leaves_out_padding(propagate):
 
 @pytest.mark.parametrize('rule, options', [
     ('zplus_signed', {}), ('wsquare', {}), ('flat', {}), ('gamma', {}), ('lifted', {'share': 0.25}),
-    ('alpha_beta', {'alpha': 2.0}), ('alpha_beta', {'alpha': 2.0, 'signed': False})])
+    ('alpha_beta', {'alpha': 2.0}), ('alpha_beta', {'alpha': 2.0, 'signed': True})])
 def test_neighbours_in_the_batch_do_not_matter(propagate, place, rule, options):
     a, w, b, r = numbers(place)
     a[0] *= 1000
@@ -224,27 +228,27 @@ def test_every_composite_is_there(lrp):
 
 
 def test_layers_of_vgg16(folder):
-    assert [name for name, _, _ in folder.model.layer_table('vgg16', [8, 7, 6])] == VGG16
-
-
-def rules_of(lrp, composite, name):
-    """The name and the options of a layer's rule."""
-    rule = lrp.rule_of(composite, name)
-    return (rule.func.__name__, dict(rule.keywords)) if isinstance(rule, partial) else (rule.__name__, {})
+    layers = folder.model.layer_table('vgg16', [8, 7, 6])
+    assert [layer.name for layer in layers] == VGG16
+    assert [layer.name for layer in layers if layer.signed] == ['block1_conv1']
+    assert [layer.name for layer in layers if not layer.relu] == ['predictions']
+    for key, value in BOX.items():
+        np.testing.assert_allclose(getattr(layers[0], key), value, rtol=1e-6)
 
 
 @pytest.mark.parametrize('composite', RULES)
-def test_rule_of_each_layer(lrp, composite):
+def test_rule_of_each_layer(lrp, folder, composite):
     """Each layer has the rule of the table above; the pixels, which may be negative, the form for inputs of any sign."""
-    for name in VGG16:
+    for layer in folder.model.layer_table('vgg16', [8, 7, 6]):
+        rule, name = lrp.rule_of(composite, layer), layer.name
+        function, options = (rule.func.__name__, rule.keywords) if isinstance(rule, partial) else (rule.__name__, {})
         place = 0 if name == 'block1_conv1' else 1 if 'block1' <= name < 'block4' else 2 if name.startswith('block') else 3
-        function, options = rules_of(lrp, composite, name)
-        expected, values = RULES[composite][place]
-        assert function == expected, name
-        assert options.pop('signed', True) or place > 0, name
-        assert set(options) == set(values), name
-        for key, value in values.items():
-            np.testing.assert_allclose(options[key], value, rtol=1e-6)
+        expected = RULES[composite][place]
+        if layer.kind == 'max':
+            expected = ('mean_pool', {'share': 0.25 * (place == 2)}) if composite == 'montavon2019' else ('max_pool', {})
+        if layer.kind == 'flatten':
+            expected = 'unflatten', {}
+        assert (function, dict(options)) == expected, name
 
 
 @pytest.mark.parametrize('composite', RULES)
@@ -252,8 +256,14 @@ def test_pooling_follows_its_block_in_montavon2019_only(lrp, evaluate, composite
     """Elsewhere the winner of each window takes all."""
     rng = np.random.default_rng(3)
     a, r = np.float32(rng.uniform(0.1, 1, (2, 4, 4, 3))), np.float32(rng.normal(size=(2, 2, 2, 3)))
-    pool = ('block3_pool', 'pool', None)
+    pool = POOL._replace(name='block3_pool')
+    found = evaluate(lambda a, r: lrp.relevance(composite, [pool], [a, None], {}, r)[0], a, r)
+    assert_close(found, oracle.average_pool(a, r) if composite == 'montavon2019' else oracle.max_pool(a, r))
 
-    def op(a, r):
-        return lrp.relevance(composite, [pool], [a, lrp.tf.nn.max_pool2d(a, 2, 2, 'VALID')], {}, r)[0]
-    assert_close(evaluate(op, a, r), oracle.average_pool(a, r) if composite == 'montavon2019' else oracle.max_pool(a, r))
+
+def test_box_takes_the_bounds_of_the_layer(propagate):
+    layer, low, high = LAYERS['conv'][0], np.float32([-1, -2, -0.5]), np.float32([1, 0.5, 2])
+    a, w, b, r = numbers(LAYERS['conv'], signed=True)
+    a = np.clip(a, low, high)
+    found = propagate('box', layer._replace(low=low, high=high), a, w, b, r)
+    assert_close(found, oracle.zbeta(layer, a, w, b, r, low, high))

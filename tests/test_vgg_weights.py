@@ -47,7 +47,7 @@ def randomise(model):
 @pytest.fixture(scope='module')
 def pixels():
     """A bundled photograph as the network sees it."""
-    return scripts('vgg').pictures.open_picture(ROOT / 'vgg' / 'images' / 'panda.jpg')[1][None]
+    return scripts('vgg').pictures.open_picture(ROOT / 'vgg' / 'images' / 'panda.jpg').seen[None]
 
 
 @pytest.fixture(scope='module')
@@ -158,11 +158,11 @@ def test_a_head_that_is_not_dense_is_refused(small_model, file):
 
 def test_classes_of_the_bundled_and_the_published_weights(tmp_path):
     """Published files have ImageNet's 1,000 names, another file with as many classes has not."""
-    model = scripts('vgg').model
-    published = tmp_path / model.PUBLISHED['vgg16'][0]
-    names = model.class_names(published, None, None, 1000)
+    weights = scripts('vgg').weights
+    published = tmp_path / weights.PUBLISHED['vgg16'][0]
+    names = weights.class_names(published, None, None, 1000)
     assert len(names) == 1000 and names[0] == 'tench' and names.count('crane') == 2
-    assert model.class_names(tmp_path / 'other.h5', None, None, 1000)[17] == 'class 17'
+    assert weights.class_names(tmp_path / 'other.h5', None, None, 1000)[17] == 'class 17'
 
 
 def test_imagenet_without_network_says_which_file_to_copy(tmp_path):
@@ -178,13 +178,13 @@ def test_imagenet_without_network_says_which_file_to_copy(tmp_path):
 
 def test_imagenet_weights_are_taken_from_the_cache(monkeypatch, tmp_path):
     """A file of the right name but not of the right contents is not taken: Keras checks its digest."""
-    model, asked = scripts('vgg').model, {}
+    weights, asked = scripts('vgg').weights, {}
 
     def get_file(name, origin, cache_subdir, file_hash):
         asked.update(name=name, origin=origin, folder=cache_subdir, digest=file_hash)
         return str(tmp_path / name)
     monkeypatch.setattr(keras.utils, 'get_file', get_file)
-    assert model.weight_file('vgg19', 'imagenet') == tmp_path / 'vgg19_weights_tf_dim_ordering_tf_kernels.h5'
+    assert weights.weight_file('vgg19', 'imagenet') == tmp_path / 'vgg19_weights_tf_dim_ordering_tf_kernels.h5'
     assert asked['origin'].endswith('keras-applications/vgg19/' + asked['name']) and asked['folder'] == 'models'
     assert asked['digest'] == 'cbe5617147190e668d6c5d5026f83318'
 

@@ -8,20 +8,19 @@ over all steps and pictures (Samek et al. 2017, Eq. 12): with most relevant firs
 the smaller. For all rules of lrp.py, gradient x input and random order. Writes the curves to results/flipping.png and the table to
 results/flipping.txt. Took 5 min 46 s for the 24 photographs and all rules on 2 cores.
 """
-import argparse
-
-import numpy as np
-
-from model import tf, weight_file  # first: it keeps TensorFlow's messages off the screen
-from lrp import COMPOSITES, Explainer
-from pictures import find, open_picture, write
-from pipeline import Parser, add_network_options, batches, check_writable, positive_int, progress_bar, seed
-from keras.applications.vgg16 import preprocess_input
 import matplotlib
 from matplotlib.figure import Figure
+import numpy as np
+
+from script import Parser, check_writable, count, once, progress_bar, seed, write
+from model import SIZE
+from weights import weight_file
+from lrp import COMPOSITES, Explainer
+from pictures import find
+from pipeline import add_network_options, batches, read_pictures
 
 REGION = 16  # pixels, width and height
-GRID = 224 // REGION
+GRID = SIZE // REGION
 REGIONS_PER_STEP = 5
 
 
@@ -29,10 +28,8 @@ def scores(explainer, composites, images, rng):
     """What orders the regions: {method: [n, 196]}, relevance summed over each region, of the class that the network saw."""
     targets = [-1] * len(images)
     results = explainer(images, targets)
-    pixels = preprocess_input(images.astype(np.float32))
-    slope = explainer.session.run(explainer.gradient, {explainer.pixels: pixels, explainer.target: targets})
     maps = {composite: results[f'relevance/{composite}'] for composite in composites}
-    maps['gradient x input'] = slope * pixels
+    maps['gradient x input'] = explainer.gradient_times_input(images, targets)
     by_region = {method: r.reshape(-1, GRID, REGION, GRID, REGION, 3).sum((2, 4, 5)).reshape(len(images), -1)
                  for method, r in maps.items()}
     return {**by_region, 'random': rng.random([len(images), GRID * GRID])}
@@ -102,12 +99,11 @@ def table(results):
 
 def evaluate(args):
     """Does what the command line asks. Returns a line for each picture that could not be read."""
-    explainer, images, broken = prepare(args)
+    check_writable(args.results)
+    images, broken = read_pictures(find(args.image))
     if not images:
         return broken
-    with explainer.session.graph.as_default():
-        explainer.gradient = tf.gradients(explainer.selected, explainer.pixels)[0]
-    explainer.session.graph.finalize()  # no batch adds to it
+    explainer = Explainer(args.rule, args.model, weight_file(args.model, args.weights), args.precision)
     results = measure(explainer, args.rule, images, args.batch_size, args.steps, np.random.default_rng(args.seed))
     write(args.results / 'flipping.png', lambda path: draw(results, args.rule).savefig(path, dpi=100))
     print(f'{len(images)} pictures, {args.steps} steps of {REGIONS_PER_STEP} regions of {REGION}x{REGION} pixels, seed {args.seed}')
@@ -117,26 +113,13 @@ def evaluate(args):
     return broken
 
 
-def prepare(args):
-    """The explainer (None without any picture), what it sees of each picture, and a line for each picture that cannot be read."""
-    check_writable(args.results)
-    images, broken = [], []
-    for path in find(args.image):
-        try:
-            images.append(open_picture(path)[1])
-        except (ValueError, OSError) as error:
-            broken.append(str(error))
-    explainer = Explainer(args.rule, args.model, weight_file(args.model, args.weights), args.precision) if images else None
-    return explainer, images, broken
-
-
 def parse(argv):
-    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     add_network_options(parser, COMPOSITES, list(COMPOSITES))
-    parser.add_argument('--steps', type=positive_int, default=6, metavar='N', help='of five regions each, up to 39 (default: 6)')
+    parser.add_argument('--steps', type=count, default=6, metavar='N', help='of five regions each, up to 39 (default: 6)')
     parser.add_argument('--seed', type=seed, default=0, help='draws the noise and the random order (default: 0)')
     args = parser.parse_intermixed_args(argv)
-    args.rule = list(dict.fromkeys(args.rule))
+    args.rule = once(args.rule)
     if args.steps * REGIONS_PER_STEP > GRID * GRID:
         parser.error(f'--steps {args.steps}: a picture has regions for {GRID * GRID // REGIONS_PER_STEP}')
     return parser, args

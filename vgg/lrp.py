@@ -11,205 +11,218 @@ heatmap for each rule. Red pixels speak for the class, blue ones against it, whi
 the three colours; its scale is its own: the 99.5th percentile of its absolute values gets the full colour. Each image's line
 gives the logit and the sum of relevance / logit: 1 for the rules that conserve, else what biases and stabilisers leave.
 """
-import argparse
 from fnmatch import fnmatch
 from functools import partial
 from pathlib import Path
 
+import matplotlib
 import numpy as np
 
-# model first: it keeps TensorFlow's start-up messages off the screen
-from model import affine, class_names, find_target, forward, linear, load, session_config, stored, tf, weight_file
+from script import Parser, check_writable, count, keras, once, open_session, tf
+from model import SIZE, affine, forward, linear, pool, product
+from weights import class_names, find_target, load, weight_file
 from pictures import find
-from pipeline import Parser, add_network_options, check_writable, explain_pictures, positive_int, result_names
-from keras.applications.vgg16 import preprocess_input
-import matplotlib
+from pipeline import Files, add_network_options, explain_pictures, result_names
 
-HERE = Path(__file__).resolve().parent
-LOW = np.float32([-103.939, -116.779, -123.68])  # black after Keras's preprocessing: BGR, mean of ImageNet subtracted
-HIGH = LOW + np.float32(255)  # white
-WINDOW = [1, 2, 2, 1]  # of the pooling layers
-TINY = 1e-20  # the stabiliser of the rules whose z never changes sign: too small to be seen in any sum
+preprocess_input = keras.applications.vgg16.preprocess_input
 
 
-# The rules. a: inputs [n, ...], w, b: weights and bias of the layer, r: relevance of its outputs. Each returns the relevance of a.
+# The rules. a: inputs of the layer [n, ...], r: relevance of its outputs. Each returns the relevance of a.
 
 def transposed(layer, s, w, a):
     """The transpose of `linear`: sends s, shaped like the layer's output, back along the weights to the shape of a."""
-    if layer[1] == 'conv':
-        return tf.raw_ops.Conv2DBackpropInput(input_sizes=tf.shape(a), filter=w, out_backprop=s, strides=[1] * 4, padding='SAME')
-    if layer[1] == 'pool':
-        return tf.raw_ops.AvgPoolGrad(orig_input_shape=tf.shape(a), grad=w * s, ksize=WINDOW, strides=WINDOW, padding='VALID')
-    return tf.matmul(s, w, transpose_b=True)
+    if layer.kind == 'conv':
+        return tf.raw_ops.Conv2DBackpropInput(input_sizes=tf.shape(a), filter=w, out_backprop=s,
+                                              strides=[1, layer.stride, layer.stride, 1], padding=layer.padding)
+    return product(s, w, transpose=True)
+
+
+def tiny(z):
+    """The stabiliser of rules whose z is never negative: 1e-20, too small to be seen in any sum. One for each output, so that
+    TensorFlow adds it within the linear operation."""
+    return tf.fill(z.shape[-1:], tf.constant(1e-20, z.dtype))
 
 
 def stabilise(z, eps):
     """z + eps * sign(z) with sign(0) = +1: never zero."""
+    eps = tf.constant(eps, z.dtype)
     return z + tf.where_v2(z >= 0, eps, -eps)
 
 
-def positive(w):
-    return stored(w, 'positive', tf.maximum(w, 0.0))
-
-
-def negative(w):
-    return stored(w, 'negative', tf.minimum(w, 0.0))
-
-
-def tiny(w):
-    """The stabiliser of rules whose z is never negative, one for each output: TensorFlow adds it within the linear operation."""
-    return tf.fill(w.shape[-1:], TINY)
-
-
-def zplus(layer, a, w, b, r):
+def zplus(layer, a, weights, r):
     """z+ rule for inputs a >= 0 (Montavon et al. 2017, Sec. 4.2). Conserves: sum of result = sum of r, wherever z > 0."""
-    w = positive(w)
-    z = linear(layer, a, w) + tiny(w)  # 1. what each output received
-    s = r / z                          # 2. relevance per unit received
+    w = weights.positive
+    z = linear(layer, a, w)            # 1. what each output received
+    s = r / (z + tiny(z))              # 2. relevance per unit received
     c = transposed(layer, s, w, a)     # 3. sent back along the weights
     return a * c                       # 4. weighed by what each input gave
 
 
-def two_terms(layer, x, y, w, r):
-    """z = sum x w+ + y w-, both terms >= 0, side by side along the input channels: one linear operation each way. Conserves."""
-    x = tf.concat([x, y], -1)
-    w = tf.concat([positive(w), negative(w)], -2)
-    z = linear(layer, x, w) + tiny(w)
-    s = r / z
+def zbeta(layer, a, weights, r, low, high):
+    """zB rule for inputs low <= a <= high (Montavon et al. 2017, Sec. 4.2), as z = sum (a - low) w+ + (a - high) w-. Conserves.
+
+    Both terms are >= 0, so nothing cancels. They lie side by side along the input channels: one linear operation each way.
+    """
+    x = tf.concat([a - low, a - high], -1)
+    w = tf.concat([weights.positive, weights.negative], -2)
+    z = linear(layer, x, w)
+    s = r / (z + tiny(z))
     c = transposed(layer, s, w, x)
     return tf.add_n(tf.split(x * c, 2, -1))
 
 
-def zplus_signed(layer, a, w, b, r):
-    """z+ rule for inputs of any sign, as the pixels are: z = sum a+ w+ + a- w-. Conserves wherever z > 0."""
-    return two_terms(layer, tf.maximum(a, 0.0), tf.minimum(a, 0.0), w, r)
-
-
-def zbeta(layer, a, w, b, r, low, high):
-    """zB rule for inputs low <= a <= high (Montavon et al. 2017, Sec. 4.2), as z = sum (a - low) w+ + (a - high) w-. Conserves."""
-    return two_terms(layer, a - low, a - high, w, r)
-
-
-def wsquare(layer, a, w, b, r):
-    """w^2 rule for unbounded inputs (Montavon et al. 2017, Sec. 4.1): z = sum w^2, the inputs play no part. Conserves."""
-    w = w * w
-    z = linear(layer, tf.ones([1] + a.shape[1:].as_list()), w) + tiny(w)
-    s = r / z
-    return transposed(layer, s, w, a)
-
-
-def flat(layer, a, w, b, r):
-    """Flat rule (Lapuschkin et al. 2019): every input that is not padding gets the same share. Conserves."""
-    return wsquare(layer, a, tf.ones(w.shape), b, r)
-
-
-def epsilon(layer, a, w, b, r, eps=1e-6):
+def epsilon(layer, a, weights, r, eps=1e-6):
     """Epsilon rule (Bach et al. 2015, Eq. 58). Conserves up to what the bias and eps absorb."""
-    z = affine(layer, a, w, b)
+    z = affine(layer, a, weights)
     s = r / stabilise(z, eps)
-    c = transposed(layer, s, w, a)
+    c = transposed(layer, s, weights.w, a)
     return a * c
 
 
-def gamma(layer, a, w, b, r, gamma=0.25):
+def max_pool(layer, a, weights, r):
+    """The winner takes all; of equal inputs the first one in its window."""
+    return tf.raw_ops.MaxPoolGrad(orig_input=a, orig_output=pool(layer, a), grad=r, ksize=[1, *layer.size, 1],
+                                  strides=[1, layer.stride, layer.stride, 1], padding=layer.padding)
+
+
+def unflatten(layer, a, weights, r):
+    """Back into maps."""
+    return tf.reshape(r, tf.shape(a))
+
+
+def box(layer, a, weights, r):
+    """zB between the bounds of the layer's inputs."""
+    return zbeta(layer, a, weights, r, layer.low, layer.high)
+
+
+def zplus_signed(layer, a, weights, r):
+    """z+ rule for inputs of any sign: z = sum a+ w+ + a- w-, which is zB between 0 and the inputs themselves."""
+    return zbeta(layer, a, weights, r, tf.minimum(a, 0.0), tf.maximum(a, 0.0))
+
+
+def wsquare(layer, a, weights, r):
+    """w^2 rule for inputs without bounds (Montavon et al. 2017, Sec. 4.1): they play no part. Conserves."""
+    w = weights.w * weights.w
+    z = weights.keep('wsquare_z', linear(layer, tf.ones([1, *a.shape[1:]], a.dtype), w))
+    s = r / (z + tiny(z))
+    return transposed(layer, s, w, a)
+
+
+def flat(layer, a, weights, r):
+    """Flat rule (Lapuschkin et al. 2019): every input that is not padding gets the same share. Conserves."""
+    w = tf.ones(weights.w.shape, weights.w.dtype)
+    z = weights.keep('flat_z', linear(layer, tf.ones([1, *a.shape[1:]], a.dtype), w))
+    s = r / (z + tiny(z))
+    return transposed(layer, s, w, a)
+
+
+def gamma(layer, a, weights, r, gamma=0.25):
     """Gamma rule for inputs a >= 0 (Montavon et al. 2019, Sec. 10.2.1): positive weights count 1 + gamma times."""
-    w = stored(w, f'gamma_{gamma}', w + gamma * tf.maximum(w, 0.0))
-    return epsilon(layer, a, w, b + gamma * tf.maximum(b, 0.0), r, eps=1e-9)
+    return epsilon(layer, a, weights.raised(gamma), r, eps=1e-9)
 
 
-def lifted(layer, a, w, b, r, share):
+def lifted(layer, a, weights, r, share):
     """z + 1e-9 + share * (root mean square of z over the image's layer), the stabiliser of Montavon et al.'s tutorial (2019)."""
-    z = affine(layer, a, w, b)
+    z = affine(layer, a, weights)
+    s = tf.math.divide_no_nan(r, lift(z, share))
+    c = transposed(layer, s, weights.w, a)
+    return a * c
+
+
+def lift(z, share):
     if share:
         z += share * tf.sqrt(tf.reduce_mean(z * z, list(range(1, z.shape.rank)), keepdims=True))
-    s = tf.math.divide_no_nan(r, z + 1e-9)
-    c = transposed(layer, s, w, a)
+    return z + 1e-9
+
+
+def mean_pool(layer, a, weights, r, share):
+    """Pooling by its winner explained as if it took the mean, in proportion to the inputs (Montavon et al.'s tutorial, 2019)."""
+    window = {'ksize': [1, *layer.size, 1], 'strides': [1, layer.stride, layer.stride, 1], 'padding': layer.padding}
+    z = tf.raw_ops.AvgPool(value=a, **window)
+    s = tf.math.divide_no_nan(r, lift(z, share))
+    c = tf.raw_ops.AvgPoolGrad(orig_input_shape=tf.shape(a), grad=s, **window)
     return a * c
 
 
 def rise(layer, a, w, b):
     """What lifts z: sum a w + b+, for products a w >= 0, stabilised; TensorFlow adds the bias within the linear operation."""
-    return linear(layer, a, w) + (tf.maximum(b, 0.0) + TINY)
+    return linear(layer, a, w) + (tf.maximum(b, 0.0) + 1e-20)
 
 
 def fall(layer, a, w, b):
     """What lowers z: sum a w + b-, for products a w <= 0, stabilised."""
-    return linear(layer, a, w) + (tf.minimum(b, 0.0) - TINY)
+    return linear(layer, a, w) + (tf.minimum(b, 0.0) - 1e-20)
 
 
-def alpha_beta(layer, a, w, b, r, alpha, beta=None, signed=True):
-    """Alpha-beta rule (Bach et al. 2015, Eq. 60): alpha times what lifts z, less beta = alpha - 1 times what lowers it.
-
-    signed=False: the inputs are known to be a >= 0, so half of the products are known to be zero.
-    """
+def alpha_beta(layer, a, weights, r, alpha, beta=None):
+    """Alpha-beta rule (Bach et al. 2015, Eq. 60): alpha times what lifts z, less beta = alpha - 1 times what lowers it."""
     beta = alpha - 1 if beta is None else beta
-    if signed:
-        a = tf.concat([tf.maximum(a, 0.0), tf.minimum(a, 0.0)], -1)
-    lifts = tf.concat([positive(w), negative(w)], -2) if signed else positive(w)
-    s = (r if alpha == 1 else alpha * r) / rise(layer, a, lifts, b)
-    c = transposed(layer, s, lifts, a)
+    x = a if not layer.signed else tf.concat([tf.maximum(a, 0.0), tf.minimum(a, 0.0)], -1)
+    lifts, lowers = lifting(layer, weights), lowering(layer, weights) if beta else None
+    s = (r if alpha == 1 else alpha * r) / rise(layer, x, lifts, weights.b)
+    c = transposed(layer, s, lifts, x)
     if beta:
-        lowers = tf.concat([negative(w), positive(w)], -2) if signed else negative(w)
-        s = (r if beta == 1 else beta * r) / fall(layer, a, lowers, b)
-        c -= transposed(layer, s, lowers, a)
-    return tf.add_n(tf.split(a * c, 2, -1)) if signed else a * c
+        s = (r if beta == 1 else beta * r) / fall(layer, x, lowers, weights.b)
+        c -= transposed(layer, s, lowers, x)
+    return x * c if not layer.signed else tf.add_n(tf.split(x * c, 2, -1))
 
 
-def max_pool(a, pooled, r):
-    """The winner takes all; of equal inputs the first one in its window."""
-    return tf.raw_ops.MaxPoolGrad(orig_input=a, orig_output=pooled, grad=r, ksize=WINDOW, strides=WINDOW, padding='VALID')
+def lifting(layer, weights):
+    """The weights of what lifts z; where inputs can be negative, for their positive and negative parts side by side."""
+    return tf.concat([weights.positive, weights.negative], -2) if layer.signed else weights.positive
 
 
-BOX = partial(zbeta, low=LOW, high=HIGH)
-PIXELS1, PIXELS2 = partial(alpha_beta, alpha=1.0), partial(alpha_beta, alpha=2.0)
-ALPHA1, ALPHA2 = partial(alpha_beta, alpha=1.0, signed=False), partial(alpha_beta, alpha=2.0, signed=False)
-COMPOSITES = {  # --rule: the first layer name that matches decides
-    'deep-taylor': [('block1_conv1', BOX), ('*', zplus)],  # Montavon et al. 2017
-    'zplus': [('block1_conv1', zplus_signed), ('*', zplus)],
-    'wsquare': [('block1_conv1', wsquare), ('*', zplus)],  # Montavon et al. 2017
-    'epsilon': [('*', epsilon)],  # Bach et al. 2015
-    'alpha1beta0': [('block1_conv1', PIXELS1), ('*', ALPHA1)],  # Bach et al. 2015
-    'alpha2beta1': [('block1_conv1', PIXELS2), ('*', ALPHA2)],
-    'epsilon-plus': [('block1_conv1', PIXELS1), ('block*', ALPHA1), ('*', epsilon)],
-    'epsilon-plus-flat': [('block1_conv1', flat), ('block*', ALPHA1), ('*', epsilon)],
-    'epsilon-alpha2beta1': [('block1_conv1', PIXELS2), ('block*', ALPHA2), ('*', epsilon)],
-    'epsilon-gamma-box': [('block1_conv1', BOX), ('block*', gamma), ('*', epsilon)],
-    'montavon2019': [('block1_conv1', BOX), ('block[123]*', gamma), ('block[45]*', partial(lifted, share=0.25)),
+def lowering(layer, weights):
+    """The weights of what lowers z, likewise."""
+    return tf.concat([weights.negative, weights.positive], -2) if layer.signed else weights.negative
+
+
+ALPHA1, ALPHA2 = partial(alpha_beta, alpha=1.0), partial(alpha_beta, alpha=2.0)
+PASSED = [('max *', max_pool), ('flatten *', unflatten)]  # layers without weights
+COMPOSITES = {  # --rule: of each layer's kind and name the first pattern that fits decides
+    'deep-taylor': [*PASSED, ('* block1_conv1', box), ('*', zplus)],  # Montavon et al. 2017
+    'zplus': [*PASSED, ('*', zplus)],
+    'wsquare': [*PASSED, ('* block1_conv1', wsquare), ('*', zplus)],  # Montavon et al. 2017
+    'epsilon': [*PASSED, ('*', epsilon)],  # Bach et al. 2015
+    'alpha1beta0': [*PASSED, ('*', ALPHA1)],  # Bach et al. 2015
+    'alpha2beta1': [*PASSED, ('*', ALPHA2)],
+    'epsilon-plus': [*PASSED, ('conv *', ALPHA1), ('*', epsilon)],
+    'epsilon-plus-flat': [*PASSED, ('* block1_conv1', flat), ('conv *', ALPHA1), ('*', epsilon)],
+    'epsilon-alpha2beta1': [*PASSED, ('conv *', ALPHA2), ('*', epsilon)],
+    'epsilon-gamma-box': [*PASSED, ('* block1_conv1', box), ('conv *', gamma), ('*', epsilon)],
+    'montavon2019': [('max block[123]*', partial(mean_pool, share=0.0)), ('max *', partial(mean_pool, share=0.25)), *PASSED,
+                     ('* block1_conv1', box), ('conv block[123]*', gamma), ('conv *', partial(lifted, share=0.25)),
                      ('*', partial(lifted, share=0.0))],
 }
-AVERAGE_POOLING = {'montavon2019'}  # here pooling layers follow their block's rule, as if they took the mean
 
 
-def rule_of(composite, name):
-    return next(rule for pattern, rule in COMPOSITES[composite] if fnmatch(name, pattern))
+WITH_ALPHA2 = {name for name, rules in COMPOSITES.items() if ALPHA2 in [rule for _, rule in rules]}
+
+
+def rule_of(composite, layer):
+    rule = next(rule for pattern, rule in COMPOSITES[composite] if fnmatch(f'{layer.kind} {layer.name}', pattern))
+    return zplus_signed if rule is zplus and layer.signed else rule
 
 
 def relevance(composite, layers, a, weights, r):
     """Walks the layer table upwards from the relevance r of the logits. Returns r[0..L], r[i] of the shape of a[i]."""
     result = [r]
-    for i, layer in reversed(list(enumerate(layers))):
-        name, kind, _ = layer
-        if kind == 'flatten':
-            r = tf.reshape(r, tf.shape(a[i]))
-        elif kind == 'pool' and composite not in AVERAGE_POOLING:
-            r = max_pool(a[i], a[i + 1], r)
-        else:
-            w, b = weights.get(name, (tf.ones([]), tf.zeros([])))  # a mean has no weights
-            r = rule_of(composite, name)(layer, a[i], w, b, r)
+    for layer, x in reversed(list(zip(layers, a))):
+        r = rule_of(composite, layer)(layer, x, weights.get(layer.name), r)
         result.insert(0, r)
     return result
 
 
-def affine_of(composites):
-    """`affine` for the forward pass: where alpha2 needs rise and fall anyway, z is their sum, so no third operation is run.
+def affine_of(composite):
+    """`affine` for a composite's forward pass: where alpha2 needs rise and fall anyway, z is their sum, and no third operation runs.
 
-    Not where epsilon divides by z: their sum rounds otherwise, and epsilon would depend on the rules beside it.
+    The sum rounds otherwise than z does, so composites with alpha2 have a forward pass of their own: what a rule gives does not
+    depend on the rules beside it.
     """
-    def shared(layer, a, w, b):
-        rules = {rule_of(composite, layer[0]) for composite in composites}
-        if ALPHA2 in rules and epsilon not in rules:
-            return rise(layer, a, positive(w), b) + fall(layer, a, negative(w), b)
-        return affine(layer, a, w, b)
+    def shared(layer, a, weights):
+        if rule_of(composite, layer) is ALPHA2 and not layer.signed:
+            return rise(layer, a, weights.positive, weights.b) + fall(layer, a, weights.negative, weights.b)
+        return affine(layer, a, weights)
     return shared
 
 
@@ -218,27 +231,33 @@ class Explainer:
 
     def __init__(self, composites, model, path, precision='float32'):
         with tf.Graph().as_default():
-            self.session = tf.Session(config=session_config(precision))
-            self.layers, self.weights, self.classes = load(self.session, model, path)
-            self.pixels = tf.placeholder(tf.float32, [None, 224, 224, 3])
+            self.session = open_session(precision)
+            self.layers, self.variables, self.classes = load(self.session, model, path, precision)
+            self.weights = {name: each.read() for name, each in self.variables.items()}
+            self.pixels = tf.placeholder(tf.float64 if precision == 'float64' else tf.float32, [None, SIZE, SIZE, 3])
             self.target = tf.placeholder(tf.int64, [None])
-            self.activations = forward(self.pixels, self.layers, self.weights, affine_of(composites))
+            network = self.pixels, self.layers, self.weights
+            plain = forward(*network)
+            passes = {name: forward(*network, affine_of(name)) if name in WITH_ALPHA2 else plain for name in composites}
+            self.activations = passes[composites[0]] if composites and WITH_ALPHA2.issuperset(composites) else plain
             logits = self.activations[-1]
             self.count = logits.shape[-1]  # of classes
             ranked = tf.cast(tf.math.top_k(logits, self.count).indices, tf.int64)
             place = tf.maximum(-1 - self.target, 0)
             target = tf.where(self.target < 0, tf.gather(ranked, place, batch_dims=1), self.target)
-            self.selected = logits * tf.one_hot(target, self.count)  # where relevance starts: the target's logit, else zero
-            start = (self.layers, self.activations, self.weights, self.selected)
-            self.relevance = {name: relevance(name, *start) for name in composites}
+            start = tf.one_hot(target, self.count, dtype=logits.dtype)
+            self.gradient = tf.gradients(logits * start, self.pixels)[0]
             self.results = {'logits': logits, 'targets': target}
             self.blocks = {}  # 'layers/<composite>/<layer>': [n, h, w], the relevance of the pixels and after each pooling layer
+            self.relevance = {name: relevance(name, self.layers, a, self.weights, a[-1] * start) for name, a in passes.items()}
             for name, r in self.relevance.items():
                 self.results[f'relevance/{name}'] = tf.reverse(r[0], [-1])  # RGB
-                for layer, x in zip([('pixels', 'pool', None)] + self.layers, r):
-                    if layer[1] == 'pool':
-                        self.blocks[f'layers/{name}/{layer[0]}'] = tf.reduce_sum(x, -1)
+                self.blocks[f'layers/{name}/pixels'] = tf.reduce_sum(r[0], -1)
+                for layer, x in zip(self.layers, r[1:]):
+                    if layer.kind == 'max':
+                        self.blocks[f'layers/{name}/{layer.name}'] = tf.reduce_sum(x, -1)
             self.session.run(tf.local_variables_initializer())
+            tf.get_default_graph().finalize()  # no batch adds to it
 
     def __call__(self, images, targets, blocks=False):
         """Explains images [n, 224, 224, 3], RGB, uint8. targets: [n], a class each, or -k for the k-th most likely one.
@@ -246,12 +265,27 @@ class Explainer:
         Returns {'logits': [n, classes], 'targets': [n], per composite 'relevance/<composite>': [n, 224, 224, 3], RGB}, float32,
         and with `blocks` the relevance of the pixels and after each pooling layer, 'layers/<composite>/<layer>': [n, h, w].
         """
-        pixels = preprocess_input(images.astype(np.float32))
-        return self.session.run({**self.results, **(self.blocks if blocks else {})}, {self.pixels: pixels, self.target: targets})
+        return self.session.run({**self.results, **(self.blocks if blocks else {})}, self.feed(images, targets))
+
+    def gradient_times_input(self, images, targets):
+        """The gradient of the targets' logits times the network's inputs [n, 224, 224, 3]; images and targets as above."""
+        feed = self.feed(images, targets)
+        return self.session.run(self.gradient, feed) * feed[self.pixels]
 
     def classify(self, images):
         """The logits [n, classes] of images [n, 224, 224, 3], RGB, uint8."""
-        return self.session.run(self.activations[-1], {self.pixels: preprocess_input(images.astype(np.float32))})
+        return self.session.run(self.activations[-1], self.feed(images))
+
+    def feed(self, images, targets=()):
+        pixels = preprocess_input(images.astype(self.pixels.dtype.as_numpy_dtype))
+        return {self.pixels: pixels, self.target: targets}
+
+    def replace(self, name, change):
+        """Replaces the kernel of a layer by change(kernel), and what rules derive from it."""
+        weights = self.weights[name]
+        with self.session.graph.as_default():
+            self.variables[name].w.load(change(self.session.run(weights.w)), self.session)
+            self.session.run([variable.initializer for variable in weights.kept])
 
 
 def explain(args):
@@ -265,21 +299,22 @@ def explain(args):
     targets = [-1 - k for k in range(args.top)] if args.target is None else [find_target(args.target, classes)]
     if args.top > len(classes):
         raise ValueError(f'--top {args.top}: the network has {len(classes)} classes')
-    return explain_pictures(explainer, paths, names, classes, targets, args)
+    files = Files(args.results, classes, args.rule, args.cmap, args.layers, args.save_relevance)
+    return explain_pictures(explainer, paths, names, targets, args.batch_size, files)
 
 
 def parse(argv):
-    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     add_network_options(parser, COMPOSITES, ['deep-taylor'])
     parser.add_argument('--classes', type=Path, metavar='FILE', help='names of the classes, one on each line')
     which = parser.add_mutually_exclusive_group()
     which.add_argument('--target', metavar='NAME_OR_INDEX', help='explain this class instead of the most likely one')
-    which.add_argument('--top', type=positive_int, default=1, metavar='K', help='explain the K most likely classes, a row for each')
+    which.add_argument('--top', type=count, default=1, metavar='K', help='explain the K most likely classes, a row for each')
     parser.add_argument('--layers', action='store_true', help='also write <name>_layers.jpg: after each pooling layer')
     parser.add_argument('--save-relevance', action='store_true', help='also write <name>.npz, the relevance as numbers')
     parser.add_argument('--cmap', default='seismic', metavar='NAME', help="one of matplotlib's colour maps (default: seismic)")
     args = parser.parse_intermixed_args(argv)
-    args.rule = list(dict.fromkeys(args.rule))
+    args.rule = once(args.rule)
     if args.cmap not in matplotlib.colormaps:
         parser.error(f'--cmap {args.cmap}: no such colour map; among others there are seismic, bwr, coolwarm, RdBu_r, PiYG')
     return parser, args

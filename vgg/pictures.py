@@ -1,18 +1,20 @@
 """Photographs in and out: any file that Pillow opens becomes the network's input; heatmaps become panels beside the photograph."""
-import os
 from pathlib import Path
 import sys
+from typing import NamedTuple
 import warnings
 
 import matplotlib
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
+from script import write
 from model import SIZE
 
 HEIGHT = 288  # of a panel, in pixels
 COLUMNS = 6  # panels in a line
 PERCENTILE = 99.5  # of |relevance| that gets the colour map's end: single pixels must not pale all others
+BITS_PER_SAMPLE, MAX_SAMPLE_VALUE = 258, 281  # tags of TIFF
 PICTURE_ERRORS = (OSError, ValueError, SyntaxError, RuntimeError, MemoryError, Image.DecompressionBombError)  # Pillow's own
 
 
@@ -55,17 +57,24 @@ def in_folder(folder):
     return paths
 
 
+class Picture(NamedTuple):
+    """A picture that was read."""
+
+    photograph: Image.Image  # for drawing: RGB, a panel high, a third of a panel to three wide
+    seen: np.ndarray  # what the network sees, [224, 224, 3] uint8: the whole picture, squashed, bilinear; of 224x224 as it is
+    note: str = ''  # what was assumed of it
+
+
 def open_picture(path):
     """Reads a picture: the first frame, upright, transparency over white.
 
-    Returns an RGB image for drawing, at most a panel high or three wide, and what the network sees, [224, 224, 3] uint8: the
-    whole picture, squashed, bilinear; one of 224x224 as it is. Raises FileNotFoundError, or ValueError with the reason.
+    Raises FileNotFoundError, or ValueError with the reason.
     """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter('ignore')  # odd metadata, and large pictures: Pillow's error, at twice the size, stands
             with Image.open(path) as image:
-                image = to_rgb(ImageOps.exif_transpose(image))
+                image, note = to_rgb(ImageOps.exif_transpose(image), stated_white(image))
     except FileNotFoundError:
         raise FileNotFoundError(f'{path}: no such file') from None
     except PICTURE_ERRORS as error:
@@ -73,20 +82,34 @@ def open_picture(path):
         raise ValueError(f'{path}: {reason}'.replace('\n', ' ')) from None
     seen = image if image.size == (SIZE, SIZE) else image.resize((SIZE, SIZE), Image.Resampling.BILINEAR)
     width = min(max(round(HEIGHT * image.width / image.height), HEIGHT // 3), 3 * HEIGHT)
-    return image.resize((width, HEIGHT), Image.Resampling.LANCZOS), np.asarray(seen)
+    return Picture(image.resize((width, HEIGHT), Image.Resampling.LANCZOS), np.asarray(seen), note)
 
 
-def to_rgb(image):
-    if image.mode.startswith('I') or image.mode == 'F':  # 16 or 32 bits of grey
+def stated_white(image):
+    """The value of white that a TIFF file gives for its grey, or None."""
+    tags = getattr(image, 'tag_v2', {})
+    (bits, *_), stated = tags.get(BITS_PER_SAMPLE, (16,)), tags.get(MAX_SAMPLE_VALUE)
+    return np.max(stated) if stated is not None else None if bits in (16, 32) else 2 ** bits - 1
+
+
+def to_rgb(image, stated):
+    """The picture in RGB, and a note where grey of more than 8 bits is scaled by something else than the range of its type.
+
+    Scanners and cameras keep 10, 12 or 14 bits in 16: where the file does not state what is white, it is the end of the narrowest
+    of these ranges that holds all values.
+    """
+    if image.mode.startswith('I') or image.mode == 'F':
         values = np.nan_to_num(np.asarray(image, np.float64))
-        top = max(65535.0 if image.mode.startswith('I') else 255.0 if values.max() > 1 else 1.0, values.max())
-        return Image.fromarray(np.uint8(255 * np.clip(values, 0, top) / top)).convert('RGB')
+        ranges = (1, 255, 65535) if image.mode == 'F' else (255, 1023, 4095, 16383, 65535)
+        white = stated or next((end for end in ranges if end >= values.max()), values.max())
+        note = '' if white in (1, 65535) else f'{white:g} taken for white, {"as the file says" if stated else "by its largest value"}'
+        return Image.fromarray(np.uint8(255 * np.clip(values, 0, white) / white)).convert('RGB'), note
     if image.has_transparency_data:
         image = image.convert('RGBA')
         paper = Image.new('RGBA', image.size, 'white')
         paper.alpha_composite(image)
         image = paper
-    return image.convert('RGB')
+    return image.convert('RGB'), ''
 
 
 def colour(r, size, cmap):
@@ -127,29 +150,6 @@ def fitting_font(text, width):
         if font.getlength(text) <= width:
             break
     return font
-
-
-def unique(names, endings=('',)):
-    """Appends _2, _3 ... to names that stood before, with or without an ending, so that no result overwrites another's."""
-    taken, result = set(), []
-    for name in names:
-        number, candidate = 1, name
-        while taken & {f'{candidate}{ending}'.lower() for ending in endings}:
-            number += 1
-            candidate = f'{name}_{number}'
-        taken |= {f'{candidate}{ending}'.lower() for ending in endings}
-        result.append(candidate)
-    return result
-
-
-def write(path, save):
-    """Calls save with a temporary path and moves the whole file to `path`: no half-written result is ever seen."""
-    temporary = path.with_name(f'.{os.getpid()}-{path.name}')
-    try:
-        save(temporary)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def write_picture(path, image):

@@ -1,47 +1,18 @@
 """Pictures through the network and into files: decoded ahead and drawn behind by other threads, whatever their number."""
-import argparse
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 import sys
-import tempfile
+from typing import NamedTuple
 
-from keras.utils import Progbar
 import numpy as np
 
-from model import DEPTHS, probabilities
-from pictures import open_picture, panels, unique, write, write_picture
+from script import count, progress_bar, unique, write
+from model import DEPTHS
+from weights import probabilities
+from pictures import open_picture, panels, write_picture
 
 HERE = Path(__file__).resolve().parent
-
-
-class Parser(argparse.ArgumentParser):
-    """Says in one line what is wrong with a command."""
-
-    def error(self, message):
-        self.exit(2, f'{self.prog}: {message}\n')
-
-    def run(self, job, args):
-        """Runs job(args), which returns a line for each input that failed, and exits with the status that this means."""
-        try:
-            failures = job(args)
-        except (ValueError, OSError) as error:
-            self.error(str(error))
-        if failures:
-            self.exit(1, ''.join(f'{self.prog}: {line}\n' for line in failures))
-
-
-def positive_int(text):
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f'{text} is not a whole number above zero')
-    return int(text)
-
-
-def seed(text):
-    value = int(text)
-    if not 0 <= value < 2 ** 31:
-        raise ValueError
-    return value
 
 
 def add_network_options(parser, composites, default):
@@ -55,20 +26,10 @@ def add_network_options(parser, composites, default):
                              'FILE: your VGG with any dense head, .npz, .h5, .weights.h5 or .keras')
     parser.add_argument('--rule', nargs='+', choices=composites, default=default, metavar='R',
                         help=f'of {", ".join(composites)} (default: {" ".join(default)})')
-    parser.add_argument('--batch-size', type=positive_int, default=8, metavar='N', help='pictures explained at once (default: 8)')
+    parser.add_argument('--batch-size', type=count, default=8, metavar='N', help='pictures explained at once (default: 8)')
     parser.add_argument('--precision', choices=['float32', 'bfloat16'], default='float32',
                         help='bfloat16: 16 bits inside the network, faster where the processor can (default: float32)')
     parser.add_argument('--results', type=Path, default=HERE / 'results', metavar='DIR', help='default: vgg/results')
-
-
-def check_writable(folder):
-    """Raises OSError, before any work is done, if nothing can be written there."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise OSError(f'cannot write to {folder} ({error.strerror})') from None
 
 
 def result_names(folder, paths, layers):
@@ -85,16 +46,22 @@ def result_names(folder, paths, layers):
     return names
 
 
-def progress_bar(total, unit):
-    """Keras's bar where standard output is a terminal, else one line at the end."""
-    return Progbar(total, unit_name=unit, verbose=1 if sys.stdout.isatty() else 2)
+def read_pictures(paths):
+    """What the network sees of each picture, [224, 224, 3] uint8, and a line for each picture that cannot be read."""
+    images, broken = [], []
+    for path in paths:
+        try:
+            images.append(open_picture(path).seen)
+        except (ValueError, OSError) as error:
+            broken.append(str(error))
+    return images, broken
 
 
 class Progress:
     """Prints a line per picture, above a bar where standard output is a terminal."""
 
     def __init__(self, total):
-        self.done, self.bar = 0, Progbar(total, unit_name='picture') if sys.stdout.isatty() and total > 1 else None
+        self.done, self.bar = 0, progress_bar(total, 'picture') if sys.stdout.isatty() and total > 1 else None
 
     def show(self, lines, failures=0):
         for line in lines:
@@ -133,47 +100,59 @@ def batches(items, size):
         yield batch
 
 
-def explain_pictures(explainer, paths, names, classes, targets, args):
+class Files(NamedTuple):
+    """What is written for each picture, and how."""
+
+    folder: Path
+    classes: list  # their names
+    rules: list
+    cmap: str
+    layers: bool  # <name>_layers.jpg, too
+    numbers: bool  # <name>.npz, too
+
+
+def explain_pictures(explainer, paths, names, targets, batch_size, files):
     """Explains the pictures for the targets (as Explainer takes them) and writes each one's files under its name.
 
     Prints a line for each. Returns a line for each picture that could not be read.
     """
     progress, broken, drawing = Progress(len(paths)), [], []
     with ThreadPoolExecutor(1) as decoder, ThreadPoolExecutor(1) as painter:
-        for batch in batches(zip(names, paths, decoded(decoder, paths, 2 * args.batch_size)), args.batch_size):
+        for batch in batches(zip(names, paths, decoded(decoder, paths, 2 * batch_size)), batch_size):
             failures = [str(result) for _, _, result in batch if isinstance(result, Exception)]
-            pictures = [(name, path, *result) for name, path, result in batch if not isinstance(result, Exception)]
-            results = explain_batch(explainer, [pixels for _, _, _, pixels in pictures], targets, args.layers)
+            pictures = [item for item in batch if not isinstance(item[-1], Exception)]
+            results = explain_batch(explainer, [picture.seen for _, _, picture in pictures], targets, files.layers)
             progress.show([task.result() for task in drawing], len(failures))
-            drawing = [painter.submit(save, *picture, result, classes, args) for picture, result in zip(pictures, results)]
+            drawing = [painter.submit(save, *picture, result, files) for picture, result in zip(pictures, results)]
             broken += failures
         progress.show([task.result() for task in drawing])
     return broken
 
 
-def explain_batch(explainer, pixels, targets, blocks):
-    """For each picture: the results of Explainer with one entry for each of the targets."""
-    runs = [explainer(np.stack(pixels), [target] * len(pixels), blocks) for target in targets if pixels]
-    return [{key: np.stack([run[key][i] for run in runs]) for key in runs[0]} for i in range(len(pixels))]
+def explain_batch(explainer, images, targets, blocks):
+    """For each image: the results of Explainer with one entry for each of the targets."""
+    runs = [explainer(np.stack(images), [target] * len(images), blocks) for target in targets if images]
+    return [{key: np.stack([run[key][i] for run in runs]) for key in runs[0]} for i in range(len(images))]
 
 
-def save(name, path, photograph, pixels, results, classes, args):
+def save(name, path, picture, results, files):
     """Draws and writes all files of one picture. Returns the lines to print."""
     shares, lines, rows, layer_rows = probabilities(results['logits'][0]), [], [], []
+    note = f' ({picture.note})' if picture.note else ''
     for k, target in enumerate(results['targets']):
-        title, logit = f'{classes[target]} {shares[target]:.2f}', results['logits'][k, target]
-        maps = {rule: results[f'relevance/{rule}'][k].sum(-1) for rule in args.rule}
+        title, logit = f'{files.classes[target]} {shares[target]:.2f}', results['logits'][k, target]
+        maps = {rule: results[f'relevance/{rule}'][k].sum(-1) for rule in files.rules}
         sums = ', '.join(f'{rule} {r.sum(dtype=np.float64) / (logit or np.nan):.4f}' for rule, r in maps.items())
-        lines.append(f'{path}: {title}, logit {logit:.3f}, sum R / logit: {sums}')
+        lines.append(f'{path}: {title}, logit {logit:.3f}, sum R / logit: {sums}{note}')
         rows.append((title, maps))
-        layer_rows += [(f'{title}, {rule}', of_layers(results, rule, k)) for rule in args.rule if args.layers]
-    write_picture(args.results / f'{name}.jpg', panels(photograph, rows, args.cmap))
-    if args.layers:
-        write_picture(args.results / f'{name}_layers.jpg', panels(photograph, layer_rows, args.cmap))
-    if args.save_relevance:
+        layer_rows += [(f'{title}, {rule}', of_layers(results, rule, k)) for rule in files.rules if files.layers]
+    write_picture(files.folder / f'{name}.jpg', panels(picture.photograph, rows, files.cmap))
+    if files.layers:
+        write_picture(files.folder / f'{name}_layers.jpg', panels(picture.photograph, layer_rows, files.cmap))
+    if files.numbers:
         arrays = {key: value for key, value in results.items() if key.startswith('relevance/')}
-        arrays.update(image=pixels, logits=results['logits'][0], targets=results['targets'])
-        write(args.results / f'{name}.npz', lambda temporary: np.savez(temporary, **arrays))
+        arrays.update(image=picture.seen, logits=results['logits'][0], targets=results['targets'])
+        write(files.folder / f'{name}.npz', lambda temporary: np.savez(temporary, **arrays))
     return '\n'.join(lines)
 
 

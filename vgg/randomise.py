@@ -9,16 +9,16 @@ network's heatmaps (mean over the pictures, relevance taken as a share of the lo
 the first picture's heatmaps.
 Took 6 min 30 s for the 24 photographs and the five default rules on 2 cores.
 """
-import argparse
+from functools import partial
 
+from matplotlib.figure import Figure
 import numpy as np
 
-from model import tf  # first: it keeps TensorFlow's messages off the screen
-from flip import prepare
-from lrp import COMPOSITES
-from pictures import colour, write
-from pipeline import Parser, add_network_options, batches, progress_bar, seed
-from matplotlib.figure import Figure
+from script import Parser, check_writable, once, progress_bar, seed, write
+from weights import weight_file
+from lrp import COMPOSITES, Explainer
+from pictures import colour, find
+from pipeline import add_network_options, batches, read_pictures
 
 RULES = ['deep-taylor', 'alpha2beta1', 'epsilon-plus', 'epsilon-gamma-box', 'epsilon']
 
@@ -35,15 +35,10 @@ def ranks(values):
     return (np.cumsum(counts) - (counts - 1) / 2)[place.ravel()]
 
 
-def permute(explainer, name, rng):
-    """Permutes the kernel of one layer within each output unit, so that each keeps the sum of its weights and its bias: else whole
-    layers fall silent and there is nothing to explain. The weights that rules derive from the kernel follow."""
-    with explainer.session.graph.as_default():
-        variable, = (variable for variable in tf.global_variables() if variable.op.name == f'{name}/kernel')
-        values = explainer.session.run(variable)
-        units = values.reshape(-1, values.shape[-1])
-        variable.load(rng.permuted(units, axis=0).reshape(values.shape), explainer.session)
-        explainer.session.run([derived.initializer for derived in tf.local_variables()])
+def permuted(kernel, rng):
+    """The kernel with its weights permuted within each output unit, so that each keeps the sum of its weights and its bias: else
+    whole layers fall silent and there is nothing to explain."""
+    return rng.permuted(kernel.reshape(-1, kernel.shape[-1]), axis=0).reshape(kernel.shape)
 
 
 def heatmaps(explainer, composites, images, targets, batch_size):
@@ -60,12 +55,12 @@ def heatmaps(explainer, composites, images, targets, batch_size):
 
 def cascade(explainer, composites, images, batch_size, rng):
     """Explains the images at each stage. Returns {stage: {composite: (correlation [n], first image's heatmap)}}, intact first."""
-    names = [name for name, _, shape in reversed(explainer.layers) if shape]
+    names = list(reversed(explainer.weights))
     intact, targets = heatmaps(explainer, composites, images, None, batch_size)
     stages = {'intact': {composite: (np.ones(len(images)), r[0]) for composite, r in intact.items()}}
     bar = progress_bar(len(names), 'layer')
     for i, name in enumerate(names, 1):
-        permute(explainer, name, rng)
+        explainer.replace(name, partial(permuted, rng=rng))
         maps, _ = heatmaps(explainer, composites, images, targets, batch_size)
         stages[name] = {composite: (np.array([spearman(*pair) for pair in zip(intact[composite], r)]), r[0])
                         for composite, r in maps.items()}
@@ -105,9 +100,11 @@ def table(stages, composites):
 
 def evaluate(args):
     """Does what the command line asks. Returns a line for each picture that could not be read."""
-    explainer, images, broken = prepare(args)
+    check_writable(args.results)
+    images, broken = read_pictures(find(args.image))
     if not images:
         return broken
+    explainer = Explainer(args.rule, args.model, weight_file(args.model, args.weights), args.precision)
     stages = cascade(explainer, args.rule, images, args.batch_size, np.random.default_rng(args.seed))
     write(args.results / 'randomise.png', lambda path: draw(stages, args.rule).savefig(path, dpi=80))
     print(f'{len(images)} pictures, seed {args.seed}')
@@ -118,11 +115,11 @@ def evaluate(args):
 
 
 def parse(argv):
-    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     add_network_options(parser, COMPOSITES, RULES)
     parser.add_argument('--seed', type=seed, default=0, help='draws the permutations (default: 0)')
     args = parser.parse_intermixed_args(argv)
-    args.rule = list(dict.fromkeys(args.rule))
+    args.rule = once(args.rule)
     return parser, args
 
 

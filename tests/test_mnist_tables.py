@@ -1,0 +1,72 @@
+"""Whoever edits the layer table of mnist/model.py has edited the whole network: it trains, and its digits are explained."""
+import re
+import shutil
+import subprocess
+import sys
+
+from conftest import ROOT
+import numpy as np
+import pytest
+
+TABLES = {
+    'three convolutions, two poolings, other widths': """
+        Layer('first', 'conv', (5, 5, 8)), Layer('shrink', 'max', (2, 2), 2), Layer('second', 'conv', (3, 3, 12)),
+        Layer('third', 'conv', (1, 1, 6)), Layer('again', 'max', (3, 3), 2), Layer('flat', 'flatten'), Layer('out', 'dense', (10,)),""",
+    'strides and no padding instead of pooling': """
+        Layer('conv1', 'conv', (4, 4, 9), 2, 'VALID'), Layer('conv2', 'conv', (3, 3, 8), 2), Layer('flatten', 'flatten'),
+        Layer('dense1', 'dense', (30,)), Layer('dense2', 'dense', (20,)), Layer('dense3', 'dense', (10,)),""",
+    'dense layers alone': """
+        Layer('flatten', 'flatten'), Layer('hidden', 'dense', (40,)), Layer('logits', 'dense', (10,)),""",
+}
+WRONG = {  # name: table, words of the message
+    'dense without flatten': ("Layer('a', 'conv', (3, 3, 4)), Layer('b', 'dense', (10,)),", ['b', 'flatten']),
+    'eleven logits': ("Layer('f', 'flatten'), Layer('b', 'dense', (11,)),", ['b', '[11]', '10']),
+    'no dense layer': ("Layer('a', 'conv', (3, 3, 10)),", ['a', 'last layer']),
+    'one name twice': ("Layer('f', 'flatten'), Layer('b', 'dense', (20,)), Layer('b', 'dense', (10,)),", ['b', 'twice']),
+    'unknown kind': ("Layer('f', 'flatten'), Layer('b', 'lstm', (10,)),", ['b', 'lstm']),
+}
+
+
+@pytest.fixture
+def edited(tmp_path):
+    """A function: copies mnist/ and replaces the entries of its LAYERS. Returns a function that runs one of its scripts."""
+    def copy(table):
+        shutil.copytree(ROOT / 'mnist', tmp_path / 'mnist', ignore=shutil.ignore_patterns('logs', 'results', '*.npz', '__pycache__'))
+        model = tmp_path / 'mnist' / 'model.py'
+        text, count = re.subn(r'(?s)(LAYERS = \[).*?\n\]', lambda found: f'{found[1]}{table}\n]', model.read_text(), count=1)
+        assert count == 1
+        model.write_text(text)
+
+        def run(script, *options):
+            command = [sys.executable, tmp_path / 'mnist' / script, *map(str, options)]
+            return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+        return run
+    return copy
+
+
+@pytest.mark.parametrize('name', TABLES)
+def test_edited_table_is_all_there_is_to_edit(edited, small, tmp_path, name):
+    run = edited(TABLES[name])
+    trained = run('train.py', '--epochs', 4, '--batch-size', 30, '--data', small)
+    assert (trained.returncode, trained.stderr) == (0, '')
+    accuracy = float(trained.stdout.split('test accuracy ')[1].split('%')[0])
+    assert accuracy > 50
+    explained = run('lrp.py', '--index', 'all', '--data', small, '--rule', 'deep-taylor', 'zplus', 'epsilon', '--save-relevance')
+    assert (explained.returncode, explained.stderr) == (0, '')
+    lines = explained.stdout.splitlines()
+    layers = re.findall(r"Layer\('(\w+)'", TABLES[name])
+    assert lines[2].split() == ['pixels', *layers]
+    losses = {line.split()[0]: list(map(float, line.split()[1:])) for line in lines[3:]}
+    assert max(losses['deep-taylor']) < 0.01 and losses['deep-taylor'][-2] < 1e-4  # a unit that its bias alone lifts keeps its own
+    with np.load(tmp_path / 'mnist' / 'results' / 'relevance.npz') as saved:
+        assert np.mean(saved['logits'].argmax(1) == np.load(small)['y_test']) == pytest.approx(accuracy / 100, abs=1e-4)
+        for rule in ('deep-taylor', 'zplus', 'epsilon'):
+            assert saved[f'relevance/{rule}'].shape == (250, 28, 28) and saved[f'relevance/{rule}'].any()
+
+
+@pytest.mark.parametrize('name', WRONG)
+def test_table_that_cannot_be_is_named(edited, small, name):
+    table, words = WRONG[name]
+    end = edited(table)('train.py', '--data', small)
+    assert end.returncode == 2 and len(end.stderr.splitlines()) == 1, end.stderr
+    assert all(word in end.stderr for word in ['LAYERS', *words]), end.stderr
