@@ -29,9 +29,11 @@ ACTIVATIONS = ['pixels'] + [layer.name for layer in LAYERS]  # what r[0..L] belo
 def transposed(layer, s, w, a):
     """The transpose of `linear`: sends s, shaped like the layer's output, back along the weights to the shape of a."""
     if layer.kind == 'conv':
-        return tf.raw_ops.Conv2DBackpropInput(input_sizes=tf.shape(a), filter=w, out_backprop=s,
-                                              strides=[1, layer.stride, layer.stride, 1], padding=layer.padding)
-    return product(s, w, transpose=True)
+        c = tf.raw_ops.Conv2DBackpropInput(input_sizes=tf.shape(a), filter=w, out_backprop=tf.cast(s, w.dtype),
+                                           strides=[1, layer.stride, layer.stride, 1], padding=layer.padding)
+    else:
+        c = product(s, w, transpose=True)
+    return tf.cast(c, a.dtype)
 
 
 def tiny(z):

@@ -110,7 +110,7 @@ def linear(layer, a, w):
 
 
 def product(x, w, transpose=False):
-    return tf.matmul(x, w, transpose_b=transpose)
+    return tf.matmul(tf.cast(x, w.dtype), w, transpose_b=transpose)
 
 
 def affine(layer, a, weights):

@@ -32,17 +32,20 @@ with silence():
 tf.logging.set_verbosity(tf.logging.ERROR)
 
 
-def open_session(precision='float32'):
-    """A session on the default graph. For bfloat16 TensorFlow rewrites the graph, unless the processor does not have it: then
-    says so."""
+def supported(precision):
+    """The precision, but float32 in place of bfloat16, which it says, where the processor does not have it."""
+    cpu = Path('/proc/cpuinfo')
+    if precision != 'bfloat16' or cpu.exists() and any(flag in cpu.read_text() for flag in ('avx512_bf16', 'amx_bf16')):
+        return precision
+    print('this processor has no bfloat16 instructions: going on in float32', file=sys.stderr)
+    return 'float32'
+
+
+def open_session(mixed=False):
+    """A session on the default graph; mixed: TensorFlow rewrites convolutions and products of the graph to bfloat16."""
     config = tf.ConfigProto()
-    if precision == 'bfloat16':
-        cpu = Path('/proc/cpuinfo')
-        if cpu.exists() and any(flag in cpu.read_text() for flag in ('avx512_bf16', 'amx_bf16')):
-            rewrites = config.graph_options.rewrite_options
-            rewrites.auto_mixed_precision_onednn_bfloat16 = rewrites.ON
-        else:
-            print('this processor has no bfloat16 instructions: going on in float32', file=sys.stderr)
+    if mixed:
+        config.graph_options.rewrite_options.auto_mixed_precision_onednn_bfloat16 = tf.RewriterConfig.ON
     session = tf.Session(config=config)
     with silence():  # the first run starts TensorFlow's devices, and some versions say so
         session.run(tf.constant(0))

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from script import Parser, check_writable, count, number, open_session, progress_bar, seed, tf
+from script import Parser, check_writable, count, number, open_session, progress_bar, seed, supported, tf
 import data
 from model import BEST, SIDE, Weights, best_checkpoint, forward, restore, variables
 
@@ -43,7 +43,7 @@ class Trainer:
         self.predicted = tf.argmax(forward(pixels, averaged)[-1], 1)
         self.best_variables = {variable.op.name: self.average(variable) for each in weights.values() for variable in (each.w, each.b)}
         self.best_saver = tf.train.Saver(self.best_variables, max_to_keep=1, save_relative_paths=True)
-        self.session = open_session(precision)
+        self.session = open_session(mixed=precision == 'bfloat16')
 
     def kept(self, name, value):
         """A number that a checkpoint keeps beside the weights."""
@@ -53,7 +53,7 @@ class Trainer:
         cost = tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(labels=self.labels, logits=logits))
         accuracy = tf.reduce_mean(tf.cast(tf.equal(tf.argmax(logits, 1), self.labels), tf.float32))
         penalty = L2 * tf.add_n([tf.nn.l2_loss(each.w) for each in weights.values()])
-        step = tf.train.AdamOptimizer(rate).minimize(cost + penalty, global_step=self.step)
+        step = tf.train.AdamOptimizer(rate, beta2=0.99).minimize(cost + penalty, global_step=self.step)
         averages = tf.train.ExponentialMovingAverage(DECAY)
         with tf.control_dependencies([step]):
             train = averages.apply(tf.trainable_variables())
@@ -154,10 +154,10 @@ def parse(argv):
     parser = Parser(__doc__)
     parser.add_argument('--epochs', type=count, default=6, help='passes over the 50,000 training digits (default: 6)')
     parser.add_argument('--batch-size', type=count, default=128, help='digits per step (default: 128)')
-    parser.add_argument('--learning-rate', type=rate, default=1e-3,
-                        help='highest rate; it rises over the first tenth of the steps and falls along a cosine (default: 0.001)')
+    parser.add_argument('--learning-rate', type=rate, default=2e-3,
+                        help='highest rate; it rises over the first tenth of the steps and falls along a cosine (default: 0.002)')
     parser.add_argument('--seed', type=seed, default=0, help='draws weights, order, warps and dropout (default: 0)')
-    parser.add_argument('--precision', choices=['float32', 'bfloat16'], default='float32',
+    parser.add_argument('--precision', type=supported, choices=['float32', 'bfloat16'], default='float32',
                         help='bfloat16: TensorFlow computes convolutions and products in 16 bits where the processor can')
     parser.add_argument('--data', type=Path, default=HERE / 'mnist.npz', metavar='FILE', help='default: mnist/mnist.npz')
     parser.add_argument('--logdir', type=Path, default=HERE / 'logs', metavar='DIR', help='default: mnist/logs')

@@ -32,9 +32,11 @@ preprocess_input = keras.applications.vgg16.preprocess_input
 def transposed(layer, s, w, a):
     """The transpose of `linear`: sends s, shaped like the layer's output, back along the weights to the shape of a."""
     if layer.kind == 'conv':
-        return tf.raw_ops.Conv2DBackpropInput(input_sizes=tf.shape(a), filter=w, out_backprop=s,
-                                              strides=[1, layer.stride, layer.stride, 1], padding=layer.padding)
-    return product(s, w, transpose=True)
+        c = tf.raw_ops.Conv2DBackpropInput(input_sizes=tf.shape(a), filter=w, out_backprop=tf.cast(s, w.dtype),
+                                           strides=[1, layer.stride, layer.stride, 1], padding=layer.padding)
+    else:
+        c = product(s, w, transpose=True)
+    return tf.cast(c, a.dtype)
 
 
 def tiny(z):
@@ -131,7 +133,8 @@ def lifted(layer, a, weights, r, share):
 
 def lift(z, share):
     if share:
-        z += share * tf.sqrt(tf.reduce_mean(z * z, list(range(1, z.shape.rank)), keepdims=True))
+        squares = tf.square(tf.cast(z, tf.float64))
+        z += tf.cast(share * tf.sqrt(tf.reduce_mean(squares, list(range(1, z.shape.rank)), keepdims=True)), z.dtype)
     return z + 1e-9
 
 
@@ -231,7 +234,7 @@ class Explainer:
 
     def __init__(self, composites, model, path, precision='float32'):
         with tf.Graph().as_default():
-            self.session = open_session(precision)
+            self.session = open_session()
             self.layers, self.variables, self.classes = load(self.session, model, path, precision)
             self.weights = {name: each.read() for name, each in self.variables.items()}
             self.pixels = tf.placeholder(tf.float64 if precision == 'float64' else tf.float32, [None, SIZE, SIZE, 3])
@@ -255,7 +258,7 @@ class Explainer:
                 self.blocks[f'layers/{name}/pixels'] = tf.reduce_sum(r[0], -1)
                 for layer, x in zip(self.layers, r[1:]):
                     if layer.kind == 'max':
-                        self.blocks[f'layers/{name}/{layer.name}'] = tf.reduce_sum(x, -1)
+                        self.blocks[f'layers/{name}/{layer.name}'] = tf.reduce_sum(tf.cast(x, tf.float32), -1)
             self.session.run(tf.local_variables_initializer())
             tf.get_default_graph().finalize()  # no batch adds to it
 

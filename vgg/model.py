@@ -83,15 +83,15 @@ def layer_table(model, head):
 
 
 def linear(layer, a, w):
-    """The linear part of a layer: convolution or matrix product."""
+    """The linear part of a layer: convolution or matrix product, in the precision of w."""
     if layer.kind == 'conv':
-        return tf.nn.conv2d(a, w, strides=layer.stride, padding=layer.padding)
+        return tf.nn.conv2d(tf.cast(a, w.dtype), w, strides=layer.stride, padding=layer.padding)
     return product(a, w)
 
 
 def product(x, w, transpose=False):
-    """The matrix product, computed in the precision that w is kept in."""
-    return tf.cast(tf.matmul(tf.cast(x, w.dtype), w, transpose_b=transpose), x.dtype)
+    """The matrix product."""
+    return tf.matmul(tf.cast(x, w.dtype), w, transpose_b=transpose)
 
 
 def affine(layer, a, weights):

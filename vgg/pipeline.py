@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from script import count, progress_bar, unique, write
+from script import count, progress_bar, supported, unique, write
 from model import DEPTHS
 from weights import probabilities
 from pictures import open_picture, panels, write_picture
@@ -27,8 +27,9 @@ def add_network_options(parser, composites, default):
     parser.add_argument('--rule', nargs='+', choices=composites, default=default, metavar='R',
                         help=f'of {", ".join(composites)} (default: {" ".join(default)})')
     parser.add_argument('--batch-size', type=count, default=8, metavar='N', help='pictures explained at once (default: 8)')
-    parser.add_argument('--precision', choices=['float32', 'bfloat16'], default='float32',
-                        help='bfloat16: 16 bits inside the network, faster where the processor can (default: float32)')
+    parser.add_argument('--precision', type=supported, choices=['float32', 'bfloat16', 'float64'], default='float32',
+                        help='bfloat16: 16 bits inside the network, faster where the processor can; float64: slower, exact to '
+                             'some 1e-9 (default: float32)')
     parser.add_argument('--results', type=Path, default=HERE / 'results', metavar='DIR', help='default: vgg/results')
 
 

@@ -63,18 +63,16 @@ def match(model, entries):
 
 
 def variables(session, layer, read, precision):
-    """The variables of one layer, which now hold what `read` reads. In bfloat16 dense layers keep half of the bits: converting
-    them at every run would take longer than multiplying."""
-    exact = tf.float64 if precision == 'float64' else tf.float32
+    """The variables of one layer, which now hold what `read` reads. In bfloat16 the logits alone keep 32 bits."""
+    dtype = tf.float32 if precision == 'bfloat16' and layer.name == 'predictions' else tf.as_dtype(precision)
     kernel, bias = read()
     made = []
     for part, array, shape in (('kernel', kernel, layer.size), ('bias', bias, layer.size[-1:])):
         if array.shape != shape or not np.isfinite(array).all():
             raise ValueError(f'{part} of {layer.name} has shape {list(array.shape)} or is not finite; expected {list(shape)}')
-        halved = (precision, layer.kind, part) == ('bfloat16', 'dense', 'kernel')
-        value = tf.placeholder(tf.bfloat16 if halved else exact, shape)
+        value = tf.placeholder(dtype, shape)
         made.append(tf.get_variable(f'{layer.name}/{part}', initializer=value, trainable=False, use_resource=True))
-        session.run(made[-1].initializer, {value: array.astype(value.dtype.as_numpy_dtype, copy=False)})
+        session.run(made[-1].initializer, {value: array.astype(dtype.as_numpy_dtype, copy=False)})
     return Weights(layer.name, *made)
 
 
