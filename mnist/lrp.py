@@ -16,7 +16,7 @@ import numpy as np
 
 from script import Parser, check_writable, once, open_session, progress_bar, seed, tf, unique, write
 import data
-from model import CLASSES, LAYERS, SIDE, affine, best_checkpoint, forward, linear, pool, product, restore, variables
+from model import CLASSES, LAYERS, SIDE, affine, best_checkpoint, forward, linear, pool, restore, transposed, variables
 from pictures import digit, draw
 
 HERE = Path(__file__).resolve().parent
@@ -26,16 +26,6 @@ ACTIVATIONS = ['pixels'] + [layer.name for layer in LAYERS]  # what r[0..L] belo
 
 # The rules. a: inputs of the layer [n, ...], r: relevance of its outputs. Each returns the relevance of a.
 
-def transposed(layer, s, w, a):
-    """The transpose of `linear`: sends s, shaped like the layer's output, back along the weights to the shape of a."""
-    if layer.kind == 'conv':
-        c = tf.raw_ops.Conv2DBackpropInput(input_sizes=tf.shape(a), filter=w, out_backprop=tf.cast(s, w.dtype),
-                                           strides=[1, layer.stride, layer.stride, 1], padding=layer.padding)
-    else:
-        c = product(s, w, transpose=True)
-    return tf.cast(c, a.dtype)
-
-
 def tiny(z):
     """The stabiliser of rules whose z is never negative: 1e-20, too small to be seen in any sum. One for each output, so that
     TensorFlow adds it within the linear operation."""
@@ -44,7 +34,7 @@ def tiny(z):
 
 def stabilise(z, eps):
     """z + eps * sign(z) with sign(0) = +1: never zero."""
-    eps = tf.constant(eps, z.dtype)
+    eps = tf.convert_to_tensor(eps, z.dtype)
     return z + tf.where_v2(z >= 0, eps, -eps)
 
 
@@ -80,8 +70,7 @@ def epsilon(layer, a, weights, r, eps=1e-6):
 
 def max_pool(layer, a, weights, r):
     """The winner takes all; of equal inputs the first one in its window."""
-    return tf.raw_ops.MaxPoolGrad(orig_input=a, orig_output=pool(layer, a), grad=r, ksize=[1, *layer.size, 1],
-                                  strides=[1, layer.stride, layer.stride, 1], padding=layer.padding)
+    return tf.raw_ops.MaxPoolGrad(orig_input=a, orig_output=pool(layer, a), grad=r, **layer.window)
 
 
 def unflatten(layer, a, weights, r):
@@ -133,9 +122,10 @@ class Explainer:
                 self.results[f'relevance/{rule}'] = r[0][..., 0]
                 self.results[f'sums/{rule}'] = tf.stack([total(x) for x in r], 1)
             wanted = {variable.op.name: variable for variable in tf.global_variables()}
+            saver, initialise = tf.train.Saver(wanted), tf.local_variables_initializer()
             self.session = open_session()
-            restore(self.session, tf.train.Saver(wanted), checkpoint, wanted)
-            self.session.run(tf.local_variables_initializer())
+            restore(self.session, saver, checkpoint, wanted)
+            self.session.run(initialise)
             tf.get_default_graph().finalize()  # no batch adds to it
 
     def __call__(self, images, target=None):

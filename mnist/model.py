@@ -22,6 +22,16 @@ class Layer(NamedTuple):
     stride: int = 1
     padding: str = 'SAME'
 
+    @property
+    def geometry(self):
+        """Stride and padding, as TensorFlow's raw ops take them."""
+        return {'strides': [1, self.stride, self.stride, 1], 'padding': self.padding}
+
+    @property
+    def window(self):
+        """Window, stride and padding of a pooling layer, likewise."""
+        return {'ksize': [1, *self.size, 1], **self.geometry}
+
 
 LAYERS = [  # read down for the forward pass, up for the relevance
     Layer('conv1', 'conv', (3, 3, 32)),  # height and width of the kernel, channels
@@ -105,12 +115,15 @@ def variables(seed=0):
 def linear(layer, a, w):
     """The linear part of a layer: convolution or matrix product."""
     if layer.kind == 'conv':
-        return tf.nn.conv2d(a, w, strides=layer.stride, padding=layer.padding)
-    return product(a, w)
+        return tf.raw_ops.Conv2D(input=a, filter=w, **layer.geometry)
+    return tf.matmul(a, w)
 
 
-def product(x, w, transpose=False):
-    return tf.matmul(tf.cast(x, w.dtype), w, transpose_b=transpose)
+def transposed(layer, s, w, a):
+    """The transpose of `linear`: sends s, shaped like the layer's output, back along the weights to the shape of a."""
+    if layer.kind == 'conv':
+        return tf.raw_ops.Conv2DBackpropInput(input_sizes=tf.shape(a), filter=w, out_backprop=s, **layer.geometry)
+    return tf.matmul(s, w, transpose_b=True)
 
 
 def affine(layer, a, weights):
@@ -120,7 +133,7 @@ def affine(layer, a, weights):
 
 def pool(layer, a):
     """The largest input of each window."""
-    return tf.nn.max_pool2d(a, ksize=layer.size, strides=layer.stride, padding=layer.padding)
+    return tf.raw_ops.MaxPool(input=a, **layer.window)
 
 
 def forward(images, weights, dropout_seed=None):

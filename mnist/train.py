@@ -43,6 +43,7 @@ class Trainer:
         self.predicted = tf.argmax(forward(pixels, averaged)[-1], 1)
         self.best_variables = {variable.op.name: self.average(variable) for each in weights.values() for variable in (each.w, each.b)}
         self.best_saver = tf.train.Saver(self.best_variables, max_to_keep=1, save_relative_paths=True)
+        self.initialise = tf.global_variables_initializer()
         self.session = open_session(mixed=precision == 'bfloat16')
 
     def kept(self, name, value):
@@ -66,7 +67,7 @@ class Trainer:
         """Draws the weights, or goes on from the last checkpoint. Returns the number of steps done."""
         last = tf.train.get_checkpoint_state(str(logdir))
         if not last:
-            self.session.run(tf.global_variables_initializer())
+            self.session.run(self.initialise)
             return 0
         self.saver.recover_last_checkpoints(last.all_model_checkpoint_paths)
         best = tf.train.get_checkpoint_state(str(logdir), BEST)

@@ -24,6 +24,7 @@ import numpy as np
 
 ROOT = Path(__file__).resolve().parent.parent
 HEAD = [4096, 4096, 1000]
+SIZE = (224, 224, 3)
 
 
 def peak():
@@ -123,7 +124,7 @@ def vgg_case(path, method, batch, precision, repetitions):
     sys.path.insert(0, str(ROOT / 'vgg'))
     import lrp
     from script import tf
-    explainer = lrp.Explainer([method] if method in lrp.COMPOSITES else [], 'vgg16', path, precision)
+    explainer = lrp.Explainer([method] if method in lrp.COMPOSITES else [], lrp.open_network(path), precision)
     fetch = explainer.gradient if method == 'gradient' else explainer.results[f'relevance/{method}']
     feed = explainer.feed(np.random.default_rng(0).integers(0, 256, [int(batch), 224, 224, 3]), [-1] * int(batch))
     session = explainer.session
@@ -132,7 +133,7 @@ def vgg_case(path, method, batch, precision, repetitions):
     result = {'peak': peak()}
     cases = {'method': lambda: session.run(fetch, feed)}
     for name, kept in {'forward': precision, 'float32': 'float32'}.items():  # plain networks of their own, in the same process
-        cases[name] = partial(forward_pass, lrp.Explainer([], 'vgg16', path, kept), feed[explainer.pixels])
+        cases[name] = partial(forward_pass, lrp.Explainer([], lrp.open_network(path), kept), feed[explainer.pixels])
     result['times'] = alternate(cases, repetitions)
     metadata = tf.RunMetadata()
     session.run(fetch, feed, options=tf.RunOptions(output_partition_graphs=True), run_metadata=metadata)
@@ -172,10 +173,10 @@ def end_to_end_case():
     from pictures import open_picture
     with tempfile.TemporaryDirectory() as folder:
         paths = sorted((ROOT / 'vgg' / 'images').glob('*.jpg'))
-        explainer = lrp.Explainer(['deep-taylor'], 'vgg16', lrp.weight_file('vgg16', 'caltech101'))
-        explainer(open_picture(paths[0]).seen[None], [-1])
+        explainer = lrp.Explainer(['deep-taylor'], lrp.open_network('caltech101'))
+        explainer(open_picture(paths[0], SIZE).seen[None], [-1])
         result = {'startup': time.time() - float(os.environ['STARTED'])}
-        pixels = np.stack([open_picture(path).seen for path in paths])
+        pixels = np.stack([open_picture(path, SIZE).seen for path in paths])
         names = [path.stem for path in paths]
 
         def alone():
@@ -183,7 +184,7 @@ def end_to_end_case():
                 explainer(pixels[i:i + 8], [-1] * 8)
 
         def whole():
-            files = lrp.Files(Path(folder), explainer.classes, ['deep-taylor'], 'seismic', False, False)
+            files = lrp.Files(Path(folder), explainer.network.classes, ['deep-taylor'], 'seismic', False, False)
             lrp.explain_pictures(explainer, paths, names, [-1], 8, files)
 
         return dict(result, **alternate({'alone': alone, 'whole': whole}, 3))
@@ -206,10 +207,10 @@ def agreement_case(method):
     sys.path.insert(0, str(ROOT / 'vgg'))
     import lrp
     from pictures import open_picture
-    images = np.stack([open_picture(path).seen for path in sorted((ROOT / 'vgg' / 'images').glob('*.jpg'))])
+    images = np.stack([open_picture(path, SIZE).seen for path in sorted((ROOT / 'vgg' / 'images').glob('*.jpg'))])
     relevance = []
     for precision in ('float32', 'bfloat16'):
-        explainer = lrp.Explainer([method], 'vgg16', lrp.weight_file('vgg16', 'caltech101'), precision)
+        explainer = lrp.Explainer([method], lrp.open_network('caltech101'), precision)
         batches = [explainer(images[i:i + 8], [-1] * 8)[f'relevance/{method}'].sum(-1) for i in range(0, len(images), 8)]
         relevance.append(np.concatenate(batches).reshape(len(images), -1))
     return [float(np.corrcoef(a, b)[0, 1]) for a, b in zip(*relevance)]

@@ -20,7 +20,7 @@ COMPOSITES = ['epsilon-plus', 'epsilon-plus-flat', 'epsilon-alpha2beta1', 'epsil
 def torch_network(torch, explainer):
     """The explainer's network as a torch.nn.Sequential: channels first, so the first dense layer's rows are reordered."""
     modules, flattened = [], False
-    for layer in explainer.layers:
+    for layer in explainer.network.layers:
         if layer.kind == 'max':
             modules.append(torch.nn.MaxPool2d(2))
         elif layer.kind == 'flatten':
@@ -68,13 +68,13 @@ def main():
     sys.path.insert(0, str(ROOT / 'vgg'))
     import lrp
     from pictures import open_picture
-    from weights import weight_file
-    images = np.stack([open_picture(path).seen for path in sorted((ROOT / 'vgg' / 'images').glob('*.jpg'))[:8]])
+    from weights import open_network
+    images = np.stack([open_picture(path, (224, 224, 3)).seen for path in sorted((ROOT / 'vgg' / 'images').glob('*.jpg'))[:8]])
     print(f'{"batch of 8":>20} {"ours, s / picture":>18} {"Zennit":>7} {"ratio":>6} {"largest difference / largest relevance":>39}')
     for name in COMPOSITES:
-        explainer = lrp.Explainer([name], 'vgg16', weight_file('vgg16', 'caltech101'))
+        explainer = lrp.Explainer([name], open_network('caltech101'))
         network = torch_network(torch, explainer)
-        composite = zennit_composites(torch, composites, explainer.layers[0].low, explainer.layers[0].high)[name]
+        composite = zennit_composites(torch, composites, explainer.network.layers[0].low, explainer.network.layers[0].high)[name]
         feed = explainer.feed(images, [-1] * len(images))
         pixels = feed[explainer.pixels]
         times, results = {'ours': [], 'zennit': []}, {}

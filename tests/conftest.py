@@ -96,7 +96,9 @@ def refused(capfd, caplog):
         with pytest.raises(SystemExit) as stop:
             getattr(scripts(folder), Path(name).stem).main([str(option) for option in options])
         assert stop.value.code == 2
-        message, = capfd.readouterr().err.splitlines()
+        err = capfd.readouterr().err
+        assert len(err.splitlines()) == 1, err
+        message, = err.splitlines()
         assert not caplog.records
         return message
     return line

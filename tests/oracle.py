@@ -1,7 +1,7 @@
 """The rules of Layer-wise Relevance Propagation in NumPy loops, float64: slower and simpler than the scripts.
 
-layer: an entry of a layer table, of kind 'conv': odd size, stride 1, zero padding, w [height, width, in, out]; or
-'dense': w [in, out]. a: inputs of the layer [n, ...]; w, b: weights and bias; r: relevance of its outputs.
+layer: an entry of a layer table, of kind 'conv': w [height, width, in, out]; 'mean': average pooling, w [1, channels], which
+weighs each mean; or 'dense': w [in, out]. a: inputs of the layer [n, ...]; w, b: weights and bias; r: relevance of its outputs.
 Every rule returns the relevance of a. An output j shares its relevance out in proportion to what it received
 from each input i:
 
@@ -18,10 +18,53 @@ def connections(layer, shape, w):
         for n, i, j in np.ndindex(shape[0], *w.shape):
             yield (n, j), (n, i), w[i, j]
         return
-    for n, y, x, dy, dx, i, j in np.ndindex(*shape[:3], *w.shape):
-        row, column = y + dy - w.shape[0] // 2, x + dx - w.shape[1] // 2
+    for n, y, x in np.ndindex(shape[0], *output_shape(layer, shape, w)[1:3]):
+        window = [(dy, dx, *place) for dy, dx, place in real_inputs(layer, shape, w, y, x)]
+        for dy, dx, row, column in window:
+            if layer.kind == 'mean':
+                for i in range(shape[3]):
+                    yield (n, y, x, i), (n, row, column, i), w[0, i] / len(window)
+            else:
+                for i, j in np.ndindex(*w.shape[2:]):
+                    yield (n, y, x, j), (n, row, column, i), w[dy, dx, i, j]
+
+
+def window_of(layer, w):
+    return layer.size if layer.kind == 'mean' else w.shape[:2]
+
+
+def output_shape(layer, shape, w):
+    """The shape of what a layer makes of inputs of this shape."""
+    if layer.kind == 'dense':
+        return shape[0], w.shape[1]
+    sides = []
+    for side, over, step, zeros in zip(shape[1:3], window_of(layer, w), np.broadcast_to(layer.stride, 2), paddings(layer, shape, w)):
+        sides.append((side + sum(zeros) - over) // step + 1)
+    return shape[0], *sides, w.shape[-1]
+
+
+def paddings(layer, shape, w):
+    """Zeros before and after the rows, and before and after the columns; SAME: as many outputs as strides begin within the map,
+    and the odd zero after it."""
+    if layer.padding == 'VALID':
+        return (0, 0), (0, 0)
+    if layer.padding != 'SAME':
+        return layer.padding
+    result = []
+    for side, over, step in zip(shape[1:3], window_of(layer, w), np.broadcast_to(layer.stride, 2)):
+        total = max((-(-side // step) - 1) * step + over - side, 0)
+        result.append((total // 2, total - total // 2))
+    return result
+
+
+def real_inputs(layer, shape, w, y, x):
+    """Yields (row and column within the window, (row, column) within the map) of the inputs of output (y, x)."""
+    (top, _), (left, _) = paddings(layer, shape, w)
+    down, right = np.broadcast_to(layer.stride, 2)
+    for dy, dx in np.ndindex(*window_of(layer, w)):
+        row, column = y * down + dy - top, x * right + dx - left
         if 0 <= row < shape[1] and 0 <= column < shape[2]:
-            yield (n, y, x, j), (n, row, column, i), w[dy, dx, i, j]
+            yield dy, dx, (row, column)
 
 
 def received(layer, a, w, shape, given, bias=0.0):
@@ -116,6 +159,24 @@ def gamma(layer, a, w, b, r, gamma=0.25, eps=1e-9):
     return share_out(layer, a, w, r, given, stabilise(z, eps))
 
 
+def gamma_signed(layer, a, w, b, r, gamma=0.25, eps=1e-9):
+    """z_ij = a w, and gamma times it once more where it has the sign of z_j = sum a w + b; the bias likewise.
+
+    Andeol et al. 2021, which for a >= 0 and z >= 0 is the gamma rule.
+    """
+    a, w, b = np.float64(a), np.float64(w), np.float64(b)
+
+    def given(i, weight):
+        return a[i] * weight
+    sign = np.where(received(layer, a, w, r.shape, given, b) >= 0, 1, -1)
+    z, result = np.zeros(r.shape) + b + gamma * np.where(sign * b > 0, b, 0), np.zeros(a.shape)
+    for j, i, weight in connections(layer, a.shape, w):
+        z[j] += a[i] * weight * (1 + gamma * (sign[j] * a[i] * weight > 0))
+    for j, i, weight in connections(layer, a.shape, w):
+        result[i] += a[i] * weight * (1 + gamma * (sign[j] * a[i] * weight > 0)) / (z[j] + eps * sign[j]) * r[j]
+    return result
+
+
 def alpha_beta(layer, a, w, b, r, alpha, beta):
     """alpha times the share of the excitation less beta times the share of the inhibition.
 
@@ -136,7 +197,7 @@ def alpha_beta(layer, a, w, b, r, alpha, beta):
 
 
 def rms(layer, a, w, b, r, share=0.25):
-    """z_ij = a w, with bias; z_j + 1e-9 + share * rms(z) divides, rms over the whole layer of one image.
+    """z_ij = a w, with bias; z_j + (1e-9 + share * rms(z)) * sign(z_j) divides, rms over the whole layer of one image.
 
     Montavon et al. 2019, Sec. 10.2.1: the epsilon rule with an epsilon that follows the activations.
     """
@@ -145,7 +206,7 @@ def rms(layer, a, w, b, r, share=0.25):
     def given(i, weight):
         return a[i] * weight
     z = received(layer, a, w, r.shape, given, b)
-    return share_out(layer, a, w, r, given, z + 1e-9 + share * root_mean_square(z))
+    return share_out(layer, a, w, r, given, stabilise(z, 1e-9 + share * root_mean_square(z)))
 
 
 def windows(shape):

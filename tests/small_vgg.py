@@ -46,7 +46,8 @@ def shrink(monkeypatch):
 
 
 def run(main, capsys, *arguments):
-    """Calls main as the command line does. Returns its exit status and the lines on standard output and standard error."""
+    """Calls main as the command line does. Returns its exit status and the lines on standard output and standard error, that which
+    says what network was read apart."""
     capsys.readouterr()
     status = 0
     try:
@@ -54,7 +55,9 @@ def run(main, capsys, *arguments):
     except SystemExit as end:
         status = end.code
     out, err = capsys.readouterr()
-    return SimpleNamespace(status=status, out=out.splitlines(), err=err.splitlines())
+    lines = out.splitlines()
+    network = lines.pop(0) if lines and ' convolution' in lines[0] else None
+    return SimpleNamespace(status=status, network=network, out=lines, err=err.splitlines())
 
 
 def script_in(folder, monkeypatch, capsys):

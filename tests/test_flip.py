@@ -98,7 +98,7 @@ def test_scores_of_a_network_that_reads_its_middle_rank_the_middle_first(tmp_pat
     kernel[3, 3] = arrays['fc1/kernel'].reshape(7, 7, 4, 6)[3, 3]
     arrays['fc1/kernel'] = kernel.reshape(-1, 6)
     np.savez(tmp_path / 'middle.npz', **arrays)
-    explainer = vgg.lrp.Explainer(['deep-taylor'], 'vgg16', tmp_path / 'middle.npz')
+    explainer = vgg.lrp.Explainer(['deep-taylor'], vgg.weights.open_network(tmp_path / 'middle.npz'))
     images = np.random.default_rng(0).integers(0, 256, [2, 224, 224, 3], np.uint8)
     scores = vgg.flip.scores(explainer, ['deep-taylor'], images, np.random.default_rng(0))
     assert list(scores) == ['deep-taylor', 'gradient x input', 'random']
@@ -180,7 +180,7 @@ def test_no_readable_picture_is_a_failure_of_that_picture_only(small_vgg, tmp_pa
 def test_permuting_makes_another_network_of_the_same_weights(tmp_path, monkeypatch):
     vgg = shrink(monkeypatch)
     np.savez(tmp_path / 'small.npz', **random_weights())
-    explainer = vgg.lrp.Explainer(['deep-taylor'], 'vgg16', tmp_path / 'small.npz')
+    explainer = vgg.lrp.Explainer(['deep-taylor'], vgg.weights.open_network(tmp_path / 'small.npz'))
     images = np.random.default_rng(0).integers(0, 256, [2, 224, 224, 3], np.uint8)
 
     def weights():

@@ -38,7 +38,7 @@ def test_training_writes_summaries(logdir):
     assert points.keys() == {'cost', 'accuracy', 'learning_rate', 'validation_accuracy'}
     assert list(points['validation_accuracy']) == [105, 210] and len(points['cost']) == 20
     assert points['cost'][205] < 0.5 * points['cost'][10]
-    assert 0.9e-3 < max(points['learning_rate'].values()) <= 1e-3
+    assert 1.9e-3 < max(points['learning_rate'].values()) <= 2e-3
 
 
 def test_finished_training_says_so(logdir, small, tmp_path):

@@ -197,7 +197,7 @@ def test_same_names_do_not_overwrite_each_other(lrp, tmp_path):
     assert len(names) == 4 and len({name.lower() for name in names}) == 4
     images = {name: relevance(tmp_path / 'results' / name)['image'] for name in names}
     for file in files:
-        seen = scripts('vgg').pictures.open_picture(file).seen
+        seen = scripts('vgg').pictures.open_picture(file, (224, 224, 3)).seen
         assert sum(np.array_equal(seen, image) for image in images.values()) == 1
 
 

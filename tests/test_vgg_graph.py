@@ -22,7 +22,7 @@ def explainer(vgg, tmp_path):
     built = []
 
     def build(*composites):
-        built.append(vgg.lrp.Explainer(list(composites), 'vgg16', tmp_path / 'small.npz'))
+        built.append(vgg.lrp.Explainer(list(composites), vgg.weights.open_network(tmp_path / 'small.npz')))
         return built[-1]
     yield build
     for each in built:
@@ -55,7 +55,7 @@ def test_graph_is_built_once(vgg, explainer):
 def test_graph_holds_no_weights():
     """Not even of the whole network: its definition stays under 10 MB, the weights are 150 MB and more."""
     vgg = scripts('vgg')
-    explainer = vgg.lrp.Explainer(['deep-taylor', 'epsilon-plus-flat'], 'vgg16', vgg.weights.BUNDLED)
+    explainer = vgg.lrp.Explainer(['deep-taylor', 'epsilon-plus-flat'], vgg.weights.open_network(vgg.weights.BUNDLED))
     size = explainer.session.graph.as_graph_def().ByteSize()
     explainer.session.close()
     assert size < 10e6
@@ -110,8 +110,8 @@ def test_only_weights_that_are_used_are_kept(explainer, composite, expected):
 def bundled():
     """The bundled VGG16's explainer, and the photographs as the network sees them."""
     vgg = scripts('vgg')
-    explainer = vgg.lrp.Explainer(['deep-taylor', 'zplus', 'wsquare', 'epsilon-plus-flat'], 'vgg16', vgg.weights.BUNDLED)
-    seen = np.stack([vgg.pictures.open_picture(ROOT / 'vgg' / 'images' / f'{name}.jpg').seen for name in PHOTOGRAPHS])
+    explainer = vgg.lrp.Explainer(['deep-taylor', 'zplus', 'wsquare', 'epsilon-plus-flat'], vgg.weights.open_network(vgg.weights.BUNDLED))
+    seen = np.stack([vgg.pictures.open_picture(ROOT / 'vgg' / 'images' / f'{name}.jpg', (224, 224, 3)).seen for name in PHOTOGRAPHS])
     yield explainer, seen
     explainer.session.close()
 
@@ -127,7 +127,7 @@ def walked(bundled):
 
 def test_bundled_network_knows_the_bundled_photographs(bundled):
     explainer, seen = bundled
-    found = [explainer.classes[target] for target in explainer(seen, [-1] * len(seen))['targets']]
+    found = [explainer.network.classes[target] for target in explainer(seen, [-1] * len(seen))['targets']]
     assert found == ['grand piano', 'dalmatian', 'sunflower', 'soccer ball']
 
 

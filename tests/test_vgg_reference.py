@@ -17,7 +17,7 @@ TOLERANCE = 1e-8  # of the largest relevance
 @pytest.fixture(scope='module')
 def explainer():
     vgg = scripts('vgg')
-    made = vgg.lrp.Explainer(list(reference.COMPOSITES), 'vgg16', vgg.weights.BUNDLED, 'float64')
+    made = vgg.lrp.Explainer(list(reference.COMPOSITES), vgg.weights.open_network(vgg.weights.BUNDLED), 'float64')
     yield made
     made.session.close()
 
@@ -25,7 +25,7 @@ def explainer():
 @pytest.fixture(scope='module', params=PHOTOGRAPHS)
 def compared(request, explainer):
     """What the script computes of a photograph; the reference's activations, and a function: its relevance by a composite."""
-    seen = scripts('vgg').pictures.open_picture(ROOT / 'vgg' / 'images' / f'{request.param}.jpg').seen
+    seen = scripts('vgg').pictures.open_picture(ROOT / 'vgg' / 'images' / f'{request.param}.jpg', (224, 224, 3)).seen
     results = {key: value[0] for key, value in explainer(seen[None], [-1]).items()}
     weights, known = reference.read_weights(scripts('vgg').weights.BUNDLED), {}
     activations = reference.forward(seen, weights)

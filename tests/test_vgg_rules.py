@@ -11,11 +11,19 @@ LAYERS = {  # layer, shape of its inputs
     'conv': (Layer('layer', 'conv', (3, 3, 3, 4)), (2, 4, 5, 3)),
     'conv of 2x3 pixels': (Layer('layer', 'conv', (3, 3, 2, 3)), (3, 2, 3, 2)),
     'conv of one pixel': (Layer('layer', 'conv', (3, 3, 2, 4)), (3, 1, 1, 2)),
+    'strided conv': (Layer('layer', 'conv', (2, 3, 2, 3), (2, 1), 'SAME'), (2, 5, 4, 2)),
+    'conv without padding': (Layer('layer', 'conv', (3, 2, 2, 3), (2, 2), 'VALID'), (2, 6, 5, 2)),
+    'conv with padding of its own': (Layer('layer', 'conv', (3, 3, 2, 3), (2, 2), ((1, 2), (0, 2))), (2, 4, 4, 2)),
     'dense': (Layer('layer', 'dense', (6, 5)), (4, 6)),
+}
+MEANS = {
+    'mean': (Layer('layer', 'mean', (2, 3), (2, 2), 'VALID'), (2, 4, 7, 3)),
+    'mean with padding': (Layer('layer', 'mean', (3, 3), (2, 2), 'SAME'), (2, 4, 5, 3)),
+    'global mean': (Layer('layer', 'mean', (3, 4), (1, 1), 'VALID'), (3, 3, 4, 2)),
 }
 DENSE = Layer('layer', 'dense')
 CONTENTS = ['mixed', 'weights <= 0', 'weights zero', 'inputs zero', 'one input', 'one dead output', 'large', 'small']
-POOL = Layer('layer', 'max', (2, 2), 2, 'VALID')
+POOL = Layer('layer', 'max', (2, 2), (2, 2), 'VALID')
 VGG16 = [f'block{block}_{part}' for block, convolutions in enumerate([2, 2, 3, 3, 3], 1)
          for part in [f'conv{i + 1}' for i in range(convolutions)] + ['pool']] + ['flatten', 'fc1', 'fc2', 'predictions']
 BOX = {'low': [-103.939, -116.779, -123.68], 'high': [151.061, 138.221, 131.32]}  # black and white: BGR, mean subtracted
@@ -47,6 +55,12 @@ def place(request):
     return LAYERS[request.param]
 
 
+@pytest.fixture(params=LAYERS | MEANS)
+def any_place(request):
+    """The same, average pooling among them."""
+    return (LAYERS | MEANS)[request.param]
+
+
 @pytest.fixture
 def propagate(lrp, evaluate):
     """A function: the relevance that a rule gives to a."""
@@ -65,8 +79,8 @@ def propagate(lrp, evaluate):
 def numbers(place, content='mixed', signed=False):
     """Draws a, w, b and r of a layer: a >= 0 unless signed, b and r of both signs."""
     layer, inputs = place
-    shape, rng = layer.size, np.random.default_rng(sum(inputs) + 1)
-    sizes = inputs, shape, shape[-1], inputs[:-1] + (shape[-1],)
+    shape, rng = (1, inputs[-1]) if layer.kind == 'mean' else layer.size, np.random.default_rng(sum(inputs) + 1)
+    sizes = inputs, shape, shape[-1], oracle.output_shape(layer, inputs, np.empty(shape))
     a, w, b, r = (rng.normal(size=size).astype(np.float32) for size in sizes)
     b = np.where(np.arange(len(b)) % 2, -1, 1).astype(np.float32) * np.abs(b)
     a = a if signed else np.maximum(a, 0)
@@ -97,17 +111,44 @@ def assert_close(found, expected, share=1e-5):
 
 @pytest.mark.parametrize('content', CONTENTS)
 @pytest.mark.parametrize('signed', [True, False])
-@pytest.mark.parametrize('rule', ['zplus_signed', 'wsquare', 'flat'])
+def test_zplus_signed(propagate, any_place, content, signed):
+    a, w, b, r = numbers(any_place, content, signed)
+    assert_close(propagate('zplus_signed', any_place[0], a, w, b, r), oracle.zplus(any_place[0], a, w, b, r))
+
+
+@pytest.mark.parametrize('content', CONTENTS)
+@pytest.mark.parametrize('signed', [True, False])
+@pytest.mark.parametrize('rule', ['wsquare', 'flat'])
 def test_rules_that_conserve(propagate, place, rule, content, signed):
     a, w, b, r = numbers(place, content, signed)
-    truth = getattr(oracle, rule.removesuffix('_signed'))
-    assert_close(propagate(rule, place[0], a, w, b, r), truth(place[0], a, w, b, r))
+    assert_close(propagate(rule, place[0], a, w, b, r), getattr(oracle, rule)(place[0], a, w, b, r))
 
 
 @pytest.mark.parametrize('content', ['mixed', 'weights <= 0', 'one dead output'])
-def test_zplus_counts_positive_weights_only(propagate, place, content):
-    a, w, b, r = numbers(place, content)
-    assert_close(propagate('zplus', place[0], a, w, b, r), oracle.zplus(place[0], a, np.maximum(w, 0), b, r))
+def test_zplus_counts_positive_weights_only(propagate, any_place, content):
+    a, w, b, r = numbers(any_place, content)
+    assert_close(propagate('zplus', any_place[0], a, w, b, r), oracle.zplus(any_place[0], a, np.maximum(w, 0), b, r))
+
+
+@pytest.mark.parametrize('content', CONTENTS)
+@pytest.mark.parametrize('signed', [True, False])
+def test_epsilon(propagate, any_place, content, signed):
+    a, w, b, r = numbers(any_place, content, signed)
+    assert_close(propagate('epsilon', any_place[0], a, w, b, r, eps=0.1), oracle.epsilon(any_place[0], a, w, b, r, 0.1), 1e-4)
+
+
+@pytest.mark.parametrize('content', CONTENTS)
+@pytest.mark.parametrize('signed', [True, False])
+def test_gamma_signed(propagate, any_place, content, signed):
+    a, w, b, r = numbers(any_place, content, signed)
+    expected = oracle.gamma_signed(any_place[0], a, w, b, r)
+    assert_close(propagate('gamma_signed', any_place[0], a, w, b, r), expected, 1e-4)
+
+
+def test_gamma_signed_is_gamma_where_nothing_is_negative(propagate, place):
+    a, w, b, r = numbers(place)
+    w, b = np.abs(w), np.abs(b)
+    assert_close(propagate('gamma_signed', place[0], a, w, b, r), propagate('gamma', place[0], a, w, b, r), 1e-5)
 
 
 @pytest.mark.parametrize('content', ['mixed', 'one dead output'])
@@ -117,27 +158,27 @@ def test_zplus_signed_is_zplus_of_inputs_above_zero(propagate, place, content):
 
 
 @pytest.mark.parametrize('content', CONTENTS)
-def test_gamma(propagate, place, content):
-    a, w, b, r = numbers(place, content)
-    assert_close(propagate('gamma', place[0], a, w, b, r), oracle.gamma(place[0], a, w, b, r), 1e-4)
-    assert_close(propagate('gamma', place[0], a, w, b, r, gamma=0.5), oracle.gamma(place[0], a, w, b, r, 0.5), 1e-4)
+def test_gamma(propagate, any_place, content):
+    a, w, b, r = numbers(any_place, content)
+    assert_close(propagate('gamma', any_place[0], a, w, b, r), oracle.gamma(any_place[0], a, w, b, r), 1e-4)
+    assert_close(propagate('gamma', any_place[0], a, w, b, r, gamma=0.5), oracle.gamma(any_place[0], a, w, b, r, 0.5), 1e-4)
 
 
 @pytest.mark.parametrize('content', CONTENTS)
 @pytest.mark.parametrize('alpha', [1.0, 2.0])
-def test_alpha_beta(propagate, place, content, alpha):
-    a, w, b, r = numbers(place, content, signed=True)
-    expected = oracle.alpha_beta(place[0], a, w, b, r, alpha, alpha - 1)
-    assert_close(propagate('alpha_beta', place[0], a, w, b, r, signed=True, alpha=alpha), expected)
+def test_alpha_beta(propagate, any_place, content, alpha):
+    a, w, b, r = numbers(any_place, content, signed=True)
+    expected = oracle.alpha_beta(any_place[0], a, w, b, r, alpha, alpha - 1)
+    assert_close(propagate('alpha_beta', any_place[0], a, w, b, r, signed=True, alpha=alpha), expected)
 
 
 @pytest.mark.parametrize('content', CONTENTS)
 @pytest.mark.parametrize('alpha', [1.0, 2.0])
 @pytest.mark.parametrize('signed', [True, False])
-def test_alpha_beta_of_inputs_above_zero(propagate, place, content, alpha, signed):
-    a, w, b, r = numbers(place, content)
-    expected = oracle.alpha_beta(place[0], a, w, b, r, alpha, alpha - 1)
-    assert_close(propagate('alpha_beta', place[0], a, w, b, r, alpha=alpha, signed=signed), expected)
+def test_alpha_beta_of_inputs_above_zero(propagate, any_place, content, alpha, signed):
+    a, w, b, r = numbers(any_place, content)
+    expected = oracle.alpha_beta(any_place[0], a, w, b, r, alpha, alpha - 1)
+    assert_close(propagate('alpha_beta', any_place[0], a, w, b, r, alpha=alpha, signed=signed), expected)
 
 
 @pytest.mark.parametrize('content', ['mixed', 'one dead output'])
@@ -149,9 +190,9 @@ def test_alpha_beta_with_a_beta_of_its_own(propagate, place, content):
 
 @pytest.mark.parametrize('content', CONTENTS)
 @pytest.mark.parametrize('share', [0.0, 0.25])
-def test_lifted(propagate, place, content, share):
-    a, w, b, r = numbers(place, content)
-    assert_close(propagate('lifted', place[0], a, w, b, r, share=share), oracle.rms(place[0], a, w, b, r, share), 1e-4)
+def test_lifted(propagate, any_place, content, share):
+    a, w, b, r = numbers(any_place, content)
+    assert_close(propagate('lifted', any_place[0], a, w, b, r, share=share), oracle.rms(any_place[0], a, w, b, r, share), 1e-4)
 
 
 @pytest.mark.parametrize('share', [0.0, 0.25])
@@ -227,19 +268,26 @@ def test_every_composite_is_there(lrp):
     assert set(lrp.COMPOSITES) == set(RULES)
 
 
-def test_layers_of_vgg16(folder):
-    layers = folder.model.layer_table('vgg16', [8, 7, 6])
+@pytest.fixture
+def vgg16(folder):
+    """The layer table of VGG16 for pixels as Keras's preprocessing leaves them."""
+    weights = folder.weights
+    return weights.with_pixels(folder.model.layer_table('vgg16', [8, 7, 6]), weights.Preparation('caffe'), (224, 224, 3))
+
+
+def test_layers_of_vgg16(vgg16):
+    layers = vgg16
     assert [layer.name for layer in layers] == VGG16
     assert [layer.name for layer in layers if layer.signed] == ['block1_conv1']
-    assert [layer.name for layer in layers if not layer.relu] == ['predictions']
+    assert [layer.name for layer in layers if layer.kind in ('conv', 'dense') and not layer.relu] == ['predictions']
     for key, value in BOX.items():
         np.testing.assert_allclose(getattr(layers[0], key), value, rtol=1e-6)
 
 
 @pytest.mark.parametrize('composite', RULES)
-def test_rule_of_each_layer(lrp, folder, composite):
+def test_rule_of_each_layer(lrp, vgg16, composite):
     """Each layer has the rule of the table above; the pixels, which may be negative, the form for inputs of any sign."""
-    for layer in folder.model.layer_table('vgg16', [8, 7, 6]):
+    for layer in vgg16:
         rule, name = lrp.rule_of(composite, layer), layer.name
         function, options = (rule.func.__name__, rule.keywords) if isinstance(rule, partial) else (rule.__name__, {})
         place = 0 if name == 'block1_conv1' else 1 if 'block1' <= name < 'block4' else 2 if name.startswith('block') else 3

@@ -2,13 +2,15 @@
 import os
 import subprocess
 import sys
+from types import SimpleNamespace
 
 from conftest import ROOT, scripts
 import h5py
 import keras
+import keras_models
 import numpy as np
 import pytest
-from small_vgg import photograph, random_weights
+from small_vgg import photograph, random_weights, run, shrink
 
 SHAPE = (224, 224, 3)
 HEAD = (16, 5)
@@ -47,7 +49,7 @@ def randomise(model):
 @pytest.fixture(scope='module')
 def pixels():
     """A bundled photograph as the network sees it."""
-    return scripts('vgg').pictures.open_picture(ROOT / 'vgg' / 'images' / 'panda.jpg').seen[None]
+    return scripts('vgg').pictures.open_picture(ROOT / 'vgg' / 'images' / 'panda.jpg', (224, 224, 3)).seen[None]
 
 
 @pytest.fixture(scope='module')
@@ -64,16 +66,16 @@ def truths(pixels):
     return truth
 
 
-def logits(path, name, pixels):
+def logits(path, pixels):
     """The logits of the network in a file."""
-    explainer = scripts('vgg').lrp.Explainer([], name, path)
+    explainer = scripts('vgg').lrp.Explainer([], scripts('vgg').weights.open_network(path))
     found = explainer(pixels, [-1])['logits'][0]
     explainer.session.close()
     return found
 
 
-def assert_logits(path, name, pixels, expected):
-    found = logits(path, name, pixels)
+def assert_logits(path, pixels, expected):
+    found = logits(path, pixels)
     assert np.abs(expected).max() > 0.01 and np.std(expected) > 0
     assert np.abs(found - expected).max() < 1e-4 * np.abs(expected).max()
 
@@ -86,13 +88,13 @@ def test_file_of_keras(truths, pixels, tmp_path, build, file):
         model.save_weights(tmp_path / file)
     else:
         model.save(tmp_path / file)
-    assert_logits(tmp_path / file, 'vgg16', pixels, expected)
+    assert_logits(tmp_path / file, pixels, expected)
 
 
 def test_vgg19(truths, pixels, tmp_path):
     model, expected = truths(nested_model, 'VGG19')
     model.save(tmp_path / 'vgg.keras')
-    assert_logits(tmp_path / 'vgg.keras', 'vgg19', pixels, expected)
+    assert_logits(tmp_path / 'vgg.keras', pixels, expected)
 
 
 def test_layout_of_the_published_weights(truths, pixels, tmp_path):
@@ -106,7 +108,7 @@ def test_layout_of_the_published_weights(truths, pixels, tmp_path):
             group.attrs['weight_names'] = names
             for name, weight in zip(names, layer.get_weights()):
                 group.create_dataset(name.decode(), data=weight)
-    assert_logits(tmp_path / 'published.h5', 'vgg16', pixels, expected)
+    assert_logits(tmp_path / 'published.h5', pixels, expected)
 
 
 def test_trained_model_with_its_optimizer(pixels, tmp_path):
@@ -119,7 +121,7 @@ def test_trained_model_with_its_optimizer(pixels, tmp_path):
     model.train_on_batch(inputs, np.ones((1, HEAD[1])))
     for file in ('vgg.keras', 'vgg.h5'):
         model.save(tmp_path / file)
-        assert_logits(tmp_path / file, 'vgg16', pixels, model.predict_on_batch(inputs)[0])
+        assert_logits(tmp_path / file, pixels, model.predict_on_batch(inputs)[0])
 
 
 @pytest.fixture
@@ -145,24 +147,32 @@ def test_dropout_in_the_head_does_nothing(small_model, pixels, file):
     model, path = small_model(keras.layers.Dropout(0.5), file)
     inputs = keras.applications.vgg16.preprocess_input(np.float32(pixels))
     expected = model.predict_on_batch(inputs)[0]
-    assert np.abs(logits(path, 'vgg16', pixels) - expected).max() <= 1e-4 * np.abs(expected).max()
+    assert np.abs(logits(path, pixels) - expected).max() <= 1e-4 * np.abs(expected).max()
 
 
-@pytest.mark.parametrize('file', ['vgg.keras', 'vgg.weights.h5', 'vgg.h5'])
-def test_a_head_that_is_not_dense_is_refused(small_model, file):
-    """Batch normalisation after a dense layer: to leave it out would explain another network."""
-    _, path = small_model(keras.layers.BatchNormalization(), file)
+@pytest.mark.parametrize('file', ['vgg.keras', 'vgg.h5'])
+def test_batch_normalisation_in_the_head(small_model, pixels, file):
+    model, path = small_model(keras.layers.BatchNormalization(), file)
+    keras_models.randomise(model)
+    model.save(path)
+    expected = model.predict_on_batch(keras.applications.vgg16.preprocess_input(np.float32(pixels)))[0]
+    assert np.abs(logits(path, pixels) - expected).max() <= 1e-4 * np.abs(expected).max()
+
+
+def test_batch_normalisation_among_weights_alone_is_refused(small_model):
+    """To leave it out would explain another network."""
+    _, path = small_model(keras.layers.BatchNormalization(), 'vgg.weights.h5')
     with pytest.raises(ValueError, match='batch_normalization'):
-        scripts('vgg').lrp.Explainer(['zplus'], 'vgg16', path).session.close()
+        scripts('vgg').weights.open_network(path)
 
 
 def test_classes_of_the_bundled_and_the_published_weights(tmp_path):
     """Published files have ImageNet's 1,000 names, another file with as many classes has not."""
     weights = scripts('vgg').weights
     published = tmp_path / weights.PUBLISHED['vgg16'][0]
-    names = weights.class_names(published, None, None, 1000)
+    names = weights.class_names(SimpleNamespace(path=published, classes=None), None, 1000)
     assert len(names) == 1000 and names[0] == 'tench' and names.count('crane') == 2
-    assert weights.class_names(tmp_path / 'other.h5', None, None, 1000)[17] == 'class 17'
+    assert weights.class_names(SimpleNamespace(path=tmp_path / 'other.h5', classes=None), None, 1000)[17] == 'class 17'
 
 
 def test_imagenet_without_network_says_which_file_to_copy(tmp_path):
@@ -184,7 +194,7 @@ def test_imagenet_weights_are_taken_from_the_cache(monkeypatch, tmp_path):
         asked.update(name=name, origin=origin, folder=cache_subdir, digest=file_hash)
         return str(tmp_path / name)
     monkeypatch.setattr(keras.utils, 'get_file', get_file)
-    assert weights.weight_file('vgg19', 'imagenet') == tmp_path / 'vgg19_weights_tf_dim_ordering_tf_kernels.h5'
+    assert weights.weight_file('imagenet', 'vgg19') == tmp_path / 'vgg19_weights_tf_dim_ordering_tf_kernels.h5'
     assert asked['origin'].endswith('keras-applications/vgg19/' + asked['name']) and asked['folder'] == 'models'
     assert asked['digest'] == 'cbe5617147190e668d6c5d5026f83318'
 
@@ -201,6 +211,79 @@ def test_damaged_weight_file_is_explained_or_named(monkeypatch, tmp_path, damage
         content[place] = rng.integers(256)
     path.write_bytes(content)
     try:
-        scripts('vgg').lrp.Explainer([], 'vgg16', path).session.close()
+        scripts('vgg').lrp.Explainer([], scripts('vgg').weights.open_network(path)).session.close()
     except ValueError as error:
         assert str(error).startswith(f'{path}: ')
+
+
+# Files of weights alone: which layer is which
+
+@pytest.fixture
+def small_npz(monkeypatch, tmp_path):
+    """A function: writes a small VGG's arrays in this order of layers, under these names. Returns the file."""
+    vgg = shrink(monkeypatch)
+    arrays = random_weights(widths := (2, 2, 3, 3, 3))
+    monkeypatch.setattr(vgg.model, 'WIDTHS', widths)
+
+    def write(order=None, names=None):
+        order = order or [key[:-len('/kernel')] for key in arrays if key.endswith('/kernel')]
+        path = tmp_path / f'{len(list(tmp_path.iterdir()))}.npz'
+        np.savez(path, **{f'{name}/{part}': arrays[f'{layer}/{part}'] for layer, name in zip(order, names or order)
+                          for part in ('kernel', 'bias')})
+        return path
+    write.layers = [key[:-len('/kernel')] for key in arrays if key.endswith('/kernel')]
+    return write
+
+
+def exchanged(names, one, other):
+    return [{one: other, other: one}.get(name, name) for name in names]
+
+
+def test_names_of_vgg_decide_not_the_order_of_the_file(small_npz, pixels):
+    """Two layers of one shape the other way round in the file: the same network."""
+    expected = logits(small_npz(), pixels)
+    found = logits(small_npz(exchanged(small_npz.layers, 'block5_conv1', 'block5_conv2')), pixels)
+    np.testing.assert_array_equal(found, expected)
+    np.testing.assert_array_equal(logits(small_npz(small_npz.layers[::-1]), pixels), expected)
+
+
+def test_names_that_contradict_the_order_are_refused(small_npz):
+    """Numbered otherwise than they stand: one of the two is wrong, and which one cannot be told."""
+    names = [f'conv2d_{i}' for i in range(13)] + ['dense', 'dense_1']
+    vgg = scripts('vgg')
+    vgg.weights.open_network(small_npz(names=names)).files.close()
+    with pytest.raises(ValueError, match='numbers.*model.save'):
+        vgg.weights.open_network(small_npz(names=exchanged(names, 'conv2d_11', 'conv2d_12')))
+    with pytest.raises(ValueError, match='block3_conv1 has shape'):
+        vgg.weights.open_network(small_npz(names=exchanged(small_npz.layers, 'block3_conv1', 'block3_conv2')))
+
+
+@pytest.mark.parametrize('depth', ['vgg16', 'vgg19'])
+def test_weights_alone_are_taken_for_the_vgg_that_fits(tmp_path, monkeypatch, capsys, depth):
+    shrink(monkeypatch)
+    np.savez(tmp_path / 'w.npz', **random_weights(model=depth))
+    end = run(scripts('vgg').lrp.main, capsys, photograph(tmp_path / 'a.png'), '--weights', tmp_path / 'w.npz', '--results', tmp_path)
+    assert end.status == 0
+    assert f'taken for {depth}, preprocessing caffe, ReLU between dense layers, softmax at the end, 5 classes' in end.network
+
+
+def test_a_head_on_global_pooling_is_told_to_save_the_whole_model(monkeypatch, tmp_path):
+    monkeypatch.setattr(scripts('vgg').model, 'WIDTHS', (2, 2, 2, 2, 2))
+    arrays = random_weights((2, 2, 2, 2, 2))
+    arrays['fc1/kernel'] = np.zeros((2, 6), np.float32)
+    np.savez(tmp_path / 'pooled.npz', **arrays)
+    with pytest.raises(ValueError, match=r"fc1 has shape \[2, 6\].*save the whole model.*model.save\('my.keras'\)"):
+        scripts('vgg').weights.open_network(tmp_path / 'pooled.npz')
+
+
+def test_target_by_name_or_index_where_names_are_numbers(capsys):
+    weights = scripts('vgg').weights
+    classes = ['3', '10', '2', 'ten', '0']
+    assert weights.find_target('10', classes) == 1
+    line, = capsys.readouterr().out.splitlines()
+    assert 'class named 10, whose index is 1' in line and "'#10'" in line
+    assert weights.find_target('#3', classes) == 3 and weights.find_target('1', classes) == 1
+    assert weights.find_target('2', classes) == 2 and weights.find_target('Ten', classes) == 3
+    assert capsys.readouterr().out == ''
+    with pytest.raises(ValueError, match='0 to 4'):
+        weights.find_target('#10', classes)

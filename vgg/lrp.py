@@ -18,26 +18,14 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 
-from script import Parser, check_writable, count, keras, once, open_session, tf
-from model import SIZE, affine, forward, linear, pool, product
-from weights import class_names, find_target, load, weight_file
+from script import Parser, check_writable, count, once, open_session, tf
+from model import Weights, affine, forward, linear, pool, transposed
+from weights import by_keras, class_names, compare, find_target, load, open_network
 from pictures import find
-from pipeline import Files, add_network_options, explain_pictures, result_names
-
-preprocess_input = keras.applications.vgg16.preprocess_input
+from pipeline import Files, add_network_options, explain_pictures, first_picture, result_names
 
 
 # The rules. a: inputs of the layer [n, ...], r: relevance of its outputs. Each returns the relevance of a.
-
-def transposed(layer, s, w, a):
-    """The transpose of `linear`: sends s, shaped like the layer's output, back along the weights to the shape of a."""
-    if layer.kind == 'conv':
-        c = tf.raw_ops.Conv2DBackpropInput(input_sizes=tf.shape(a), filter=w, out_backprop=tf.cast(s, w.dtype),
-                                           strides=[1, layer.stride, layer.stride, 1], padding=layer.padding)
-    else:
-        c = product(s, w, transpose=True)
-    return tf.cast(c, a.dtype)
-
 
 def tiny(z):
     """The stabiliser of rules whose z is never negative: 1e-20, too small to be seen in any sum. One for each output, so that
@@ -47,7 +35,7 @@ def tiny(z):
 
 def stabilise(z, eps):
     """z + eps * sign(z) with sign(0) = +1: never zero."""
-    eps = tf.constant(eps, z.dtype)
+    eps = tf.convert_to_tensor(eps, z.dtype)
     return z + tf.where_v2(z >= 0, eps, -eps)
 
 
@@ -83,8 +71,7 @@ def epsilon(layer, a, weights, r, eps=1e-6):
 
 def max_pool(layer, a, weights, r):
     """The winner takes all; of equal inputs the first one in its window."""
-    return tf.raw_ops.MaxPoolGrad(orig_input=a, orig_output=pool(layer, a), grad=r, ksize=[1, *layer.size, 1],
-                                  strides=[1, layer.stride, layer.stride, 1], padding=layer.padding)
+    return tf.raw_ops.MaxPoolGrad(orig_input=a, orig_output=pool(layer, a), grad=r, **layer.window)
 
 
 def unflatten(layer, a, weights, r):
@@ -123,27 +110,40 @@ def gamma(layer, a, weights, r, gamma=0.25):
     return epsilon(layer, a, weights.raised(gamma), r, eps=1e-9)
 
 
-def lifted(layer, a, weights, r, share):
-    """z + 1e-9 + share * (root mean square of z over the image's layer), the stabiliser of Montavon et al.'s tutorial (2019)."""
+def gamma_signed(layer, a, weights, r, gamma=0.25):
+    """Gamma rule for inputs and outputs of any sign (Andeol et al. 2021): what gives an output its sign counts 1 + gamma times."""
+    x = tf.concat([tf.maximum(a, 0.0), tf.minimum(a, 0.0)], -1)
+    lifts, lowers = tf.concat([weights.positive, weights.negative], -2), tf.concat([weights.negative, weights.positive], -2)
     z = affine(layer, a, weights)
-    s = tf.math.divide_no_nan(r, lift(z, share))
+    rises = linear(layer, x, lifts) + tf.maximum(weights.b, 0.0)
+    falls = linear(layer, x, lowers) + tf.minimum(weights.b, 0.0)
+    s = r / stabilise(z + gamma * tf.where_v2(z >= 0, rises, falls), 1e-9)
+    up, down = tf.where_v2(z >= 0, s, tf.zeros_like(s)), tf.where_v2(z >= 0, tf.zeros_like(s), s)
+    c = transposed(layer, up, lifts, x) + transposed(layer, down, lowers, x)
+    return a * transposed(layer, s, weights.w, a) + gamma * tf.add_n(tf.split(x * c, 2, -1))
+
+
+def lifted(layer, a, weights, r, share):
+    """Divides by z plus, of its sign, 1e-9 and a share of its root mean square over the image's layer (Montavon et al.'s tutorial,
+    2019)."""
+    z = affine(layer, a, weights)
+    s = r / stabilise(z, 1e-9 + root_mean_square(z, share))
     c = transposed(layer, s, weights.w, a)
     return a * c
 
 
-def lift(z, share):
-    if share:
-        squares = tf.square(tf.cast(z, tf.float64))
-        z += tf.cast(share * tf.sqrt(tf.reduce_mean(squares, list(range(1, z.shape.rank)), keepdims=True)), z.dtype)
-    return z + 1e-9
+def root_mean_square(z, share):
+    if not share:
+        return tf.zeros([], z.dtype)
+    mean = tf.reduce_mean(tf.square(tf.cast(z, tf.float64)), list(range(1, z.shape.rank)), keepdims=True)
+    return tf.cast(share * tf.sqrt(mean), z.dtype)
 
 
 def mean_pool(layer, a, weights, r, share):
     """Pooling by its winner explained as if it took the mean, in proportion to the inputs (Montavon et al.'s tutorial, 2019)."""
-    window = {'ksize': [1, *layer.size, 1], 'strides': [1, layer.stride, layer.stride, 1], 'padding': layer.padding}
-    z = tf.raw_ops.AvgPool(value=a, **window)
-    s = tf.math.divide_no_nan(r, lift(z, share))
-    c = tf.raw_ops.AvgPoolGrad(orig_input_shape=tf.shape(a), grad=s, **window)
+    z = tf.raw_ops.AvgPool(value=a, **layer.window)
+    s = r / stabilise(z, 1e-9 + root_mean_square(z, share))
+    c = tf.raw_ops.AvgPoolGrad(orig_input_shape=tf.shape(a), grad=s, **layer.window)
     return a * c
 
 
@@ -182,29 +182,30 @@ def lowering(layer, weights):
 
 ALPHA1, ALPHA2 = partial(alpha_beta, alpha=1.0), partial(alpha_beta, alpha=2.0)
 PASSED = [('max *', max_pool), ('flatten *', unflatten)]  # layers without weights
-COMPOSITES = {  # --rule: of each layer's kind and name the first pattern that fits decides
-    'deep-taylor': [*PASSED, ('* block1_conv1', box), ('*', zplus)],  # Montavon et al. 2017
+COMPOSITES = {  # --rule: of each layer's place the first pattern that fits decides
+    'deep-taylor': [*PASSED, ('pixels *', box), ('*', zplus)],  # Montavon et al. 2017
     'zplus': [*PASSED, ('*', zplus)],
-    'wsquare': [*PASSED, ('* block1_conv1', wsquare), ('*', zplus)],  # Montavon et al. 2017
+    'wsquare': [*PASSED, ('pixels *', wsquare), ('*', zplus)],  # Montavon et al. 2017
     'epsilon': [*PASSED, ('*', epsilon)],  # Bach et al. 2015
     'alpha1beta0': [*PASSED, ('*', ALPHA1)],  # Bach et al. 2015
     'alpha2beta1': [*PASSED, ('*', ALPHA2)],
-    'epsilon-plus': [*PASSED, ('conv *', ALPHA1), ('*', epsilon)],
-    'epsilon-plus-flat': [*PASSED, ('* block1_conv1', flat), ('conv *', ALPHA1), ('*', epsilon)],
-    'epsilon-alpha2beta1': [*PASSED, ('conv *', ALPHA2), ('*', epsilon)],
-    'epsilon-gamma-box': [*PASSED, ('* block1_conv1', box), ('conv *', gamma), ('*', epsilon)],
-    'montavon2019': [('max block[123]*', partial(mean_pool, share=0.0)), ('max *', partial(mean_pool, share=0.25)), *PASSED,
-                     ('* block1_conv1', box), ('conv block[123]*', gamma), ('conv *', partial(lifted, share=0.25)),
+    'epsilon-plus': [*PASSED, ('* block*', ALPHA1), ('*', epsilon)],
+    'epsilon-plus-flat': [*PASSED, ('pixels *', flat), ('* block*', ALPHA1), ('*', epsilon)],
+    'epsilon-alpha2beta1': [*PASSED, ('* block*', ALPHA2), ('*', epsilon)],
+    'epsilon-gamma-box': [*PASSED, ('pixels *', box), ('* block*', gamma), ('*', epsilon)],
+    'montavon2019': [('max block[123]_*', partial(mean_pool, share=0.0)), ('max *', partial(mean_pool, share=0.25)), *PASSED,
+                     ('pixels *', box), ('* block[123]_*', gamma), ('* block*', partial(lifted, share=0.25)),
                      ('*', partial(lifted, share=0.0))],
 }
-
-
 WITH_ALPHA2 = {name for name, rules in COMPOSITES.items() if ALPHA2 in [rule for _, rule in rules]}
 
 
 def rule_of(composite, layer):
-    rule = next(rule for pattern, rule in COMPOSITES[composite] if fnmatch(f'{layer.kind} {layer.name}', pattern))
-    return zplus_signed if rule is zplus and layer.signed else rule
+    """The rule of a layer, in the form for inputs of both signs where it needs one."""
+    rule = next(rule for pattern, rule in COMPOSITES[composite] if fnmatch(layer.place, pattern))
+    if rule is zplus and layer.signed:
+        return zplus_signed
+    return gamma_signed if rule is gamma and (layer.signed or layer.kind != 'mean' and not layer.relu) else rule
 
 
 def relevance(composite, layers, a, weights, r):
@@ -230,58 +231,58 @@ def affine_of(composite):
 
 
 class Explainer:
-    """A VGG, its relevance graph for some composites, and the session that runs both; built once, before the first image."""
+    """A network, its relevance graph for some composites, and the session that runs both; built once, before the first image."""
 
-    def __init__(self, composites, model, path, precision='float32'):
+    def __init__(self, composites, network, precision='float32'):
+        self.network = network
         with tf.Graph().as_default():
             self.session = open_session()
-            self.layers, self.variables, self.classes = load(self.session, model, path, precision)
-            self.weights = {name: each.read() for name, each in self.variables.items()}
-            self.pixels = tf.placeholder(tf.float64 if precision == 'float64' else tf.float32, [None, SIZE, SIZE, 3])
+        self.variables = load(self.session, network, precision)
+        shape = network.prepare(np.zeros((1, *network.size), np.float32)).shape[1:]
+        with self.session.graph.as_default():
+            self.weights = weights_of(network.layers, self.variables)
+            self.pixels = tf.placeholder(tf.float64 if precision == 'float64' else tf.float32, [None, *shape])
             self.target = tf.placeholder(tf.int64, [None])
-            network = self.pixels, self.layers, self.weights
-            plain = forward(*network)
-            passes = {name: forward(*network, affine_of(name)) if name in WITH_ALPHA2 else plain for name in composites}
+            start = self.pixels, network.layers, self.weights
+            plain = forward(*start)
+            passes = {name: forward(*start, affine_of(name)) if name in WITH_ALPHA2 else plain for name in composites}
             self.activations = passes[composites[0]] if composites and WITH_ALPHA2.issuperset(composites) else plain
             logits = self.activations[-1]
             self.count = logits.shape[-1]  # of classes
             ranked = tf.cast(tf.math.top_k(logits, self.count).indices, tf.int64)
             place = tf.maximum(-1 - self.target, 0)
             target = tf.where(self.target < 0, tf.gather(ranked, place, batch_dims=1), self.target)
-            start = tf.one_hot(target, self.count, dtype=logits.dtype)
-            self.gradient = tf.gradients(logits * start, self.pixels)[0]
+            chosen = tf.one_hot(target, self.count, dtype=logits.dtype)
+            self.gradient = tf.gradients(logits * chosen, self.pixels)[0]
+            self.relevance = {name: relevance(name, network.layers, a, self.weights, a[-1] * chosen) for name, a in passes.items()}
             self.results = {'logits': logits, 'targets': target}
-            self.blocks = {}  # 'layers/<composite>/<layer>': [n, h, w], the relevance of the pixels and after each pooling layer
-            self.relevance = {name: relevance(name, self.layers, a, self.weights, a[-1] * start) for name, a in passes.items()}
+            self.blocks = {}
             for name, r in self.relevance.items():
-                self.results[f'relevance/{name}'] = tf.reverse(r[0], [-1])  # RGB
-                self.blocks[f'layers/{name}/pixels'] = tf.reduce_sum(r[0], -1)
-                for layer, x in zip(self.layers, r[1:]):
-                    if layer.kind == 'max':
-                        self.blocks[f'layers/{name}/{layer.name}'] = tf.reduce_sum(tf.cast(x, tf.float32), -1)
+                self.results[f'relevance/{name}'] = tf.reverse(r[0], [-1]) if network.bgr else r[0]
+                self.blocks.update({f'layers/{name}/{key}': x for key, x in by_block(network.layers, r).items()})
             self.session.run(tf.local_variables_initializer())
             tf.get_default_graph().finalize()  # no batch adds to it
 
     def __call__(self, images, targets, blocks=False):
-        """Explains images [n, 224, 224, 3], RGB, uint8. targets: [n], a class each, or -k for the k-th most likely one.
+        """Explains images [n, height, width, channels], uint8. targets: [n], a class each, or -k for the k-th most likely one.
 
-        Returns {'logits': [n, classes], 'targets': [n], per composite 'relevance/<composite>': [n, 224, 224, 3], RGB}, float32,
-        and with `blocks` the relevance of the pixels and after each pooling layer, 'layers/<composite>/<layer>': [n, h, w].
+        Returns {'logits': [n, classes], 'targets': [n], per composite 'relevance/<composite>' of the shape of the network's first
+        inputs, RGB}, float32 (float64 in that precision), and with `blocks` the relevance of the pixels and after each pooling
+        layer, summed over channels, 'layers/<composite>/<layer>': [n, h, w].
         """
         return self.session.run({**self.results, **(self.blocks if blocks else {})}, self.feed(images, targets))
 
     def gradient_times_input(self, images, targets):
-        """The gradient of the targets' logits times the network's inputs [n, 224, 224, 3]; images and targets as above."""
+        """The gradient of the targets' logits times the network's first inputs; images and targets as above."""
         feed = self.feed(images, targets)
         return self.session.run(self.gradient, feed) * feed[self.pixels]
 
     def classify(self, images):
-        """The logits [n, classes] of images [n, 224, 224, 3], RGB, uint8."""
+        """The logits [n, classes] of images [n, height, width, channels], uint8."""
         return self.session.run(self.activations[-1], self.feed(images))
 
     def feed(self, images, targets=()):
-        pixels = preprocess_input(images.astype(self.pixels.dtype.as_numpy_dtype))
-        return {self.pixels: pixels, self.target: targets}
+        return {self.pixels: self.network.prepare(images.astype(self.pixels.dtype.as_numpy_dtype)), self.target: targets}
 
     def replace(self, name, change):
         """Replaces the kernel of a layer by change(kernel), and what rules derive from it."""
@@ -291,14 +292,49 @@ class Explainer:
             self.session.run([variable.initializer for variable in weights.kept])
 
 
+def weights_of(layers, variables):
+    """{layer name: Weights}, read from their variables; those of a mean are equal."""
+    result, outputs = {}, None
+    for layer in layers:
+        if layer.name in variables:
+            result[layer.name] = variables[layer.name].read()
+            outputs = result[layer.name].b.shape[-1:], result[layer.name].b.dtype
+        elif layer.kind == 'mean':
+            result[layer.name] = Weights(layer.name, tf.ones([1, *outputs[0]], outputs[1]), tf.zeros(*outputs))
+    return result
+
+
+def by_block(layers, r):
+    """The relevance r[0..L] of the pixels and after each pooling layer, without one after each convolution: {name: [n, h, w]}."""
+    kinds = ('max', 'mean') if any(layer.kind in ('max', 'mean') for layer in layers) else ('conv',)
+    shown = [('pixels', r[0])] + [(layer.name, x) for layer, x in zip(layers, r[1:]) if layer.kind in kinds]
+    return {name: tf.reduce_sum(tf.cast(x, tf.float32), -1) for name, x in shown if x.shape.rank == 4}
+
+
+def open_explainer(composites, paths, weights, model, preprocessing, precision):
+    """The explainer of the command line's network. Says what was read; where Keras has read a whole model, compares its outputs with
+    those of our graph, for the first picture that can be read and for noise, and raises ValueError if they differ."""
+    network, expected = open_network(weights, model, preprocessing), None
+    title = network.title
+    if network.keras:
+        images = {'random noise': np.random.default_rng(0).integers(0, 256, network.size, np.uint8), **first_picture(paths, network.size)}
+        expected = by_keras(network, np.stack(list(images.values())))
+        network = network._replace(keras=None)
+    explainer = Explainer(composites, network, precision)
+    if expected is not None:
+        found = network.probabilities(explainer.classify(np.stack(list(images.values()))))
+        compare(network, expected, found, list(images), precision)
+    print(title(explainer.count) + ('' if expected is None else "; outputs as Keras's"), flush=True)
+    return explainer
+
+
 def explain(args):
     """Does what the command line asks. Returns a line for each picture that could not be explained."""
     paths = find(args.image)
     check_writable(args.results)
     names = result_names(args.results, paths, args.layers)
-    file = weight_file(args.model, args.weights)
-    explainer = Explainer(args.rule, args.model, file, args.precision)
-    classes = class_names(file, explainer.classes, args.classes, explainer.count)
+    explainer = open_explainer(args.rule, paths, args.weights, args.model, args.preprocessing, args.precision)
+    classes = class_names(explainer.network, args.classes, explainer.count)
     targets = [-1 - k for k in range(args.top)] if args.target is None else [find_target(args.target, classes)]
     if args.top > len(classes):
         raise ValueError(f'--top {args.top}: the network has {len(classes)} classes')

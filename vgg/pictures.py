@@ -9,7 +9,6 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from script import write
-from model import SIZE
 
 HEIGHT = 288  # of a panel, in pixels
 COLUMNS = 6  # panels in a line
@@ -61,12 +60,12 @@ class Picture(NamedTuple):
     """A picture that was read."""
 
     photograph: Image.Image  # for drawing: RGB, a panel high, a third of a panel to three wide
-    seen: np.ndarray  # what the network sees, [224, 224, 3] uint8: the whole picture, squashed, bilinear; of 224x224 as it is
+    seen: np.ndarray  # what the network sees, uint8, of its size: the whole picture, squashed, bilinear; of that size as it is
     note: str = ''  # what was assumed of it
 
 
-def open_picture(path):
-    """Reads a picture: the first frame, upright, transparency over white.
+def open_picture(path, size):
+    """Reads a picture for a network of this size (height, width, channels): the first frame, upright, transparency over white.
 
     Raises FileNotFoundError, or ValueError with the reason.
     """
@@ -80,9 +79,11 @@ def open_picture(path):
     except PICTURE_ERRORS as error:
         reason = 'is a folder' if Path(path).is_dir() else f'not a picture that can be read ({error})'
         raise ValueError(f'{path}: {reason}'.replace('\n', ' ')) from None
-    seen = image if image.size == (SIZE, SIZE) else image.resize((SIZE, SIZE), Image.Resampling.BILINEAR)
+    height, width, channels = size
+    seen = image if image.size == (width, height) else image.resize((width, height), Image.Resampling.BILINEAR)
+    seen = np.asarray(seen if channels == 3 else seen.convert('L')).reshape(size)
     width = min(max(round(HEIGHT * image.width / image.height), HEIGHT // 3), 3 * HEIGHT)
-    return Picture(image.resize((width, HEIGHT), Image.Resampling.LANCZOS), np.asarray(seen), note)
+    return Picture(image.resize((width, HEIGHT), Image.Resampling.LANCZOS), seen, note)
 
 
 def stated_white(image):
@@ -113,7 +114,7 @@ def to_rgb(image, stated):
 
 
 def colour(r, size, cmap):
-    """Colours relevance r [224, 224]: zero at the centre of the colour map, symmetric, its ends at the 99.5th percentile of |r|."""
+    """Colours relevance r [h, w]: zero at the centre of the colour map, symmetric, its ends at the 99.5th percentile of |r|."""
     scale = np.percentile(np.abs(r), PERCENTILE) or np.abs(r).max() or 1.0
     smooth = Image.fromarray(np.float32(r / scale)).resize(size, Image.Resampling.BICUBIC)
     colours = matplotlib.colormaps[cmap].resampled(255)  # an odd number: zero is exactly the centre

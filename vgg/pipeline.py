@@ -9,7 +9,7 @@ import numpy as np
 
 from script import count, progress_bar, supported, unique, write
 from model import DEPTHS
-from weights import probabilities
+from weights import MODES
 from pictures import open_picture, panels, write_picture
 
 HERE = Path(__file__).resolve().parent
@@ -20,10 +20,15 @@ def add_network_options(parser, composites, default):
     parser.add_argument('image', nargs='+', metavar='IMAGE',
                         help='a picture, a folder of pictures, @list.txt with a path on each line, or - for such a list on '
                              'standard input')
-    parser.add_argument('--model', choices=DEPTHS, default='vgg16', help='vgg16 or vgg19 (default: vgg16)')
+    parser.add_argument('--model', choices=DEPTHS, help='vgg16 or vgg19, for files of weights alone (default: the one that fits; '
+                                                        'imagenet: vgg16)')
     parser.add_argument('--weights', default='imagenet', metavar='imagenet|caltech101|FILE',
                         help='imagenet: from Keras, downloaded once (default); caltech101: bundled, 101 classes, vgg16; '
-                             'FILE: your VGG with any dense head, .npz, .h5, .weights.h5 or .keras')
+                             'FILE: your own network, saved whole by Keras (.keras, .h5), or a VGG with any dense head '
+                             '(.weights.h5, .h5, .npz)')
+    parser.add_argument('--preprocessing', choices=MODES,
+                        help="of pictures, before whatever stands in your own model: Keras's caffe, tf or torch, unit (0 to 1) or "
+                             'none (default: none if it stands in the model, else caffe)')
     parser.add_argument('--rule', nargs='+', choices=composites, default=default, metavar='R',
                         help=f'of {", ".join(composites)} (default: {" ".join(default)})')
     parser.add_argument('--batch-size', type=count, default=8, metavar='N', help='pictures explained at once (default: 8)')
@@ -47,15 +52,25 @@ def result_names(folder, paths, layers):
     return names
 
 
-def read_pictures(paths):
-    """What the network sees of each picture, [224, 224, 3] uint8, and a line for each picture that cannot be read."""
+def read_pictures(paths, size):
+    """What a network of this size sees of each picture, uint8, and a line for each picture that cannot be read."""
     images, broken = [], []
     for path in paths:
         try:
-            images.append(open_picture(path).seen)
+            images.append(open_picture(path, size).seen)
         except (ValueError, OSError) as error:
             broken.append(str(error))
     return images, broken
+
+
+def first_picture(paths, size):
+    """{path: what the network sees} of the first picture that can be read, or of none."""
+    for path in paths:
+        try:
+            return {str(path): open_picture(path, size).seen}
+        except (ValueError, OSError):
+            continue
+    return {}
 
 
 class Progress:
@@ -72,11 +87,11 @@ class Progress:
             self.bar.update(self.done)
 
 
-def decoded(pool, paths, ahead):
+def decoded(pool, paths, size, ahead):
     """Yields, for each path in order, what open_picture returns or the error that it raised; `ahead` are decoded in advance."""
     paths, waiting = iter(paths), deque()
     for path in paths:
-        waiting.append(pool.submit(open_picture, path))
+        waiting.append(pool.submit(open_picture, path, size))
         if len(waiting) > ahead:
             yield result_or_error(waiting.popleft())
     while waiting:
@@ -117,14 +132,15 @@ def explain_pictures(explainer, paths, names, targets, batch_size, files):
 
     Prints a line for each. Returns a line for each picture that could not be read.
     """
-    progress, broken, drawing = Progress(len(paths)), [], []
+    progress, broken, drawing, network = Progress(len(paths)), [], [], explainer.network
     with ThreadPoolExecutor(1) as decoder, ThreadPoolExecutor(1) as painter:
-        for batch in batches(zip(names, paths, decoded(decoder, paths, 2 * batch_size)), batch_size):
+        for batch in batches(zip(names, paths, decoded(decoder, paths, network.size, 2 * batch_size)), batch_size):
             failures = [str(result) for _, _, result in batch if isinstance(result, Exception)]
             pictures = [item for item in batch if not isinstance(item[-1], Exception)]
             results = explain_batch(explainer, [picture.seen for _, _, picture in pictures], targets, files.layers)
             progress.show([task.result() for task in drawing], len(failures))
-            drawing = [painter.submit(save, *picture, result, files) for picture, result in zip(pictures, results)]
+            drawing = [painter.submit(save, *picture, result, network.probabilities(result['logits'][0]), files)
+                       for picture, result in zip(pictures, results)]
             broken += failures
         progress.show([task.result() for task in drawing])
     return broken
@@ -136,9 +152,9 @@ def explain_batch(explainer, images, targets, blocks):
     return [{key: np.stack([run[key][i] for run in runs]) for key in runs[0]} for i in range(len(images))]
 
 
-def save(name, path, picture, results, files):
-    """Draws and writes all files of one picture. Returns the lines to print."""
-    shares, lines, rows, layer_rows = probabilities(results['logits'][0]), [], [], []
+def save(name, path, picture, results, shares, files):
+    """Draws and writes all files of one picture; shares: the probabilities of the classes. Returns the lines to print."""
+    lines, rows, layer_rows = [], [], []
     note = f' ({picture.note})' if picture.note else ''
     for k, target in enumerate(results['targets']):
         title, logit = f'{files.classes[target]} {shares[target]:.2f}', results['logits'][k, target]

@@ -15,8 +15,7 @@ from matplotlib.figure import Figure
 import numpy as np
 
 from script import Parser, check_writable, once, progress_bar, seed, write
-from weights import weight_file
-from lrp import COMPOSITES, Explainer
+from lrp import COMPOSITES, open_explainer
 from pictures import colour, find
 from pipeline import add_network_options, batches, read_pictures
 
@@ -37,12 +36,15 @@ def ranks(values):
 
 def permuted(kernel, rng):
     """The kernel with its weights permuted within each output unit, so that each keeps the sum of its weights and its bias: else
-    whole layers fall silent and there is nothing to explain."""
-    return rng.permuted(kernel.reshape(-1, kernel.shape[-1]), axis=0).reshape(kernel.shape)
+    whole layers fall silent and there is nothing to explain. Two logits -z and z stay that."""
+    units = kernel.reshape(-1, kernel.shape[-1])
+    if units.shape[1] == 2 and (units[:, 0] == -units[:, 1]).all():
+        return rng.permuted(units[:, 1]).reshape(*kernel.shape[:-1], 1) * np.array([-1, 1], kernel.dtype)
+    return rng.permuted(units, axis=0).reshape(kernel.shape)
 
 
 def heatmaps(explainer, composites, images, targets, batch_size):
-    """Relevance as a share of the logit, {composite: [n, 224, 224]}, and the targets [n] (given, or if None the class seen)."""
+    """Relevance as a share of the logit, {composite: [n, h, w]}, and the targets [n] (given, or if None the class seen)."""
     targets = [-1] * len(images) if targets is None else targets
     parts, seen = [], []
     for batch in batches(zip(images, targets), batch_size):
@@ -55,7 +57,7 @@ def heatmaps(explainer, composites, images, targets, batch_size):
 
 def cascade(explainer, composites, images, batch_size, rng):
     """Explains the images at each stage. Returns {stage: {composite: (correlation [n], first image's heatmap)}}, intact first."""
-    names = list(reversed(explainer.weights))
+    names = list(reversed(explainer.variables))
     intact, targets = heatmaps(explainer, composites, images, None, batch_size)
     stages = {'intact': {composite: (np.ones(len(images)), r[0]) for composite, r in intact.items()}}
     bar = progress_bar(len(names), 'layer')
@@ -101,10 +103,11 @@ def table(stages, composites):
 def evaluate(args):
     """Does what the command line asks. Returns a line for each picture that could not be read."""
     check_writable(args.results)
-    images, broken = read_pictures(find(args.image))
+    paths = find(args.image)
+    explainer = open_explainer(args.rule, paths, args.weights, args.model, args.preprocessing, args.precision)
+    images, broken = read_pictures(paths, explainer.network.size)
     if not images:
         return broken
-    explainer = Explainer(args.rule, args.model, weight_file(args.model, args.weights), args.precision)
     stages = cascade(explainer, args.rule, images, args.batch_size, np.random.default_rng(args.seed))
     write(args.results / 'randomise.png', lambda path: draw(stages, args.rule).savefig(path, dpi=80))
     print(f'{len(images)} pictures, seed {args.seed}')

@@ -1,22 +1,25 @@
-"""Where a network comes from: the bundled VGG16, Keras's ImageNet weights or a user's file, read one layer at a time.
+"""Where a network comes from: the bundled VGG16, Keras's ImageNet weights or a user's file; to layers, weights, preprocessing and
+class names.
 
-Files: .npz as bundled, and Keras's .h5, .weights.h5 and .keras. At most one layer is held twice while loading, and none is ever
-part of the graph's definition.
+A model that Keras saved whole (.keras, .h5) says what it is. Files of weights alone (.npz, .weights.h5, .h5) do not: they are
+taken for VGG16 or VGG19. Weights are read one layer at a time, and none is ever part of the graph's definition.
 """
 import contextlib
 import difflib
 from functools import partial
 import os
 from pathlib import Path
-import re
+from typing import Callable, NamedTuple
 import zipfile
 import zlib
 
-import h5py
 import numpy as np
 
 from script import keras, tf
-from model import Weights, layer_table
+from model import CONVOLUTIONS, SIZE, Weights, layer_table
+from chain import chain_of
+from formats import SAVE_WHOLE, VGG_NAME, arranged, open_weights
+from whole import open_model, split
 
 HERE = Path(__file__).resolve().parent
 BUNDLED = HERE / 'weights' / 'vgg16_caltech101.npz'
@@ -26,64 +29,85 @@ PUBLISHED = {  # Keras's ImageNet files: name, MD5
     'vgg16': ('vgg16_weights_tf_dim_ordering_tf_kernels.h5', '64373286793e3c8b2b4e3219cbf3544b'),
     'vgg19': ('vgg19_weights_tf_dim_ordering_tf_kernels.h5', 'cbe5617147190e668d6c5d5026f83318'),
 }
+MODES = ['caffe', 'tf', 'torch', 'unit', 'none']  # of preprocessing
+UNREADABLE = (OSError, ValueError, TypeError, LookupError, AttributeError, EOFError, RuntimeError, MemoryError, OverflowError,
+              RecursionError, zipfile.BadZipFile, zlib.error)
 
 
-def load(session, model, path, precision):
-    """Reads a weight file into variables of the session's graph, layer by layer.
+class Preparation(NamedTuple):
+    """What happens to a picture before the first layer: one of MODES, then what stands in the user's model, run by Keras."""
 
-    path: .npz, .h5, .weights.h5 or .keras with the convolutions of `model` and any dense layers after them.
-    Returns the layer table, the variables {layer name: Weights} and the class names in the file or None.
-    Raises FileNotFoundError, or ValueError that names the layer or the fault for a file that holds anything else.
+    mode: str
+    within: list = ()
+
+    def __call__(self, images):
+        """Pixels of the first layer, of the dtype of `images` [n, h, w, channels], RGB, 0 to 255, floats."""
+        x = images
+        if self.mode == 'unit':
+            x = images / 255
+        elif self.mode != 'none':
+            x = keras.applications.imagenet_utils.preprocess_input(images.copy(), data_format='channels_last', mode=self.mode)
+        for step in self.within:
+            x = step(x, training=False) if isinstance(step, keras.Layer) else step(x)
+        return np.asarray(x, images.dtype)
+
+
+class Network(NamedTuple):
+    """A network that can be explained."""
+
+    path: Path
+    layers: list  # the layer table; the bounds of its first layer are what preparation makes of black and white
+    read: dict  # {layer name: function that reads w and b}
+    prepare: Preparation
+    size: tuple = (SIZE, SIZE, 3)  # of a picture
+    bgr: bool = True  # whether the channels of the first layer's inputs stand the other way round
+    end: str = 'softmax'  # or 'sigmoid'
+    said: str = ''  # what was read or assumed of it
+    classes: list = None  # their names, if the file has them
+    keras: Callable = None  # the user's whole model
+    plain: bool = True  # whether its outputs are logits
+    files: contextlib.ExitStack = contextlib.ExitStack()  # what is open until all is read
+
+    def title(self, count):
+        """What the first line of output says of a network of so many classes."""
+        kinds = [layer.kind for layer in self.layers]
+        return (f'{self.path.name}: {plural(kinds.count("conv"), "convolution")}, {plural(kinds.count("dense"), "dense layer")}, '
+                f'{self.size[0]}x{self.size[1]}, {self.said}, {count} classes'
+                + f' (the {self.end} of its logits)' * bool(self.keras and self.plain))
+
+    def probabilities(self, logits):
+        """Softmax, or with sigmoids at the end each class's own, of logits [..., classes]."""
+        if self.end == 'sigmoid':
+            return 1 / (1 + np.exp(-np.float64(logits)))
+        shifted = np.exp(np.float64(logits) - np.max(logits, -1, keepdims=True))
+        return shifted / shifted.sum(-1, keepdims=True)
+
+
+def open_network(source, model=None, preprocessing=None):
+    """Opens the network of a --weights argument: 'imagenet', 'caltech101' or a file.
+
+    model: 'vgg16' or 'vgg19', or None for the one that fits; preprocessing: one of MODES, or None for what fits.
+    Raises FileNotFoundError, OSError, or ValueError that names the layer or the fault for what cannot be explained.
     """
-    try:
-        with contextlib.ExitStack() as stack:
-            entries, classes = open_weights(Path(path), stack)
-            layers = match(model, entries)
-            pairs = zip([layer for layer in layers if layer.kind in ('conv', 'dense')], entries)
-            return layers, {layer.name: variables(session, layer, read, precision) for layer, (_, _, read) in pairs}, classes
-    except FileNotFoundError:
-        raise FileNotFoundError(f'no weight file {path}') from None
-    except (OSError, ValueError, TypeError, LookupError, AttributeError, EOFError, RuntimeError, MemoryError, OverflowError,
-            zipfile.BadZipFile, zlib.error) as error:
-        raise ValueError(f'{path}: {(str(error).splitlines() or ["damaged"])[0]}') from None
+    path = weight_file(source, model)
+    with named(path):
+        whole = open_model(path) if path.suffix in ('.keras', '.h5', '.hdf5') else None
+        if whole and model:
+            raise ValueError(f'--model {model} is for files of weights alone; this one holds a whole model')
+        if whole:
+            return of_model(path, whole, preprocessing)
+        return of_weights(path, model, preprocessing or 'caffe', source in ('imagenet', 'caltech101'))
 
 
-def match(model, entries):
-    """The layer table of the entries of a file. Raises ValueError that names the first layer which is not the model's."""
-    layers = layer_table(model, [shape[-1] for _, shape, _ in entries if len(shape) == 2])
-    expected = [layer for layer in layers if layer.kind in ('conv', 'dense')]
-    for layer, (found_name, found, _) in zip(expected, entries):
-        if tuple(found) != layer.size:
-            raise ValueError(f'layer {found_name} has shape {list(found)}, expected {list(layer.size)} for {layer.name} of {model}')
-    if len(entries) < len(expected):
-        raise ValueError(f'no weights for {expected[len(entries)].name} of {model}')
-    if expected[-1].kind != 'dense':
-        raise ValueError(f'no dense layers after the convolutions of {model}, so no classes to explain')
-    return layers
-
-
-def variables(session, layer, read, precision):
-    """The variables of one layer, which now hold what `read` reads. In bfloat16 the logits alone keep 32 bits."""
-    dtype = tf.float32 if precision == 'bfloat16' and layer.name == 'predictions' else tf.as_dtype(precision)
-    kernel, bias = read()
-    made = []
-    for part, array, shape in (('kernel', kernel, layer.size), ('bias', bias, layer.size[-1:])):
-        if array.shape != shape or not np.isfinite(array).all():
-            raise ValueError(f'{part} of {layer.name} has shape {list(array.shape)} or is not finite; expected {list(shape)}')
-        value = tf.placeholder(dtype, shape)
-        made.append(tf.get_variable(f'{layer.name}/{part}', initializer=value, trainable=False, use_resource=True))
-        session.run(made[-1].initializer, {value: array.astype(dtype.as_numpy_dtype, copy=False)})
-    return Weights(layer.name, *made)
-
-
-def weight_file(model, source):
+def weight_file(source, model):
     """The file of a --weights argument: the bundled one, Keras's ImageNet one (cached or downloaded by Keras), or a path."""
     if source == 'caltech101':
-        if model != 'vgg16':
+        if model not in (None, 'vgg16'):
             raise ValueError(f'--weights caltech101 is a vgg16, not a {model}')
         return BUNDLED
     if source != 'imagenet':
         return Path(source)
+    model = model or 'vgg16'
     name, digest = PUBLISHED[model]
     try:
         return Path(keras.utils.get_file(name, f'{ORIGIN}{model}/{name}', cache_subdir='models', file_hash=digest))
@@ -93,7 +117,7 @@ def weight_file(model, source):
                       f'({str(error).splitlines()[0]}); copy it there, or use --weights caltech101, which works offline') from None
 
 
-def class_names(path, own, classes_file, count):
+def class_names(network, classes_file, count):
     """Names of the classes: from --classes FILE (one a line), the weight file's own, ImageNet's, or 'class 0' and so on."""
     if classes_file:
         try:
@@ -101,25 +125,27 @@ def class_names(path, own, classes_file, count):
         except UnicodeDecodeError:
             raise ValueError(f'{classes_file} is no text: expected the name of a class on each line') from None
         if len(names) != count:
-            raise ValueError(f'{classes_file} has {len(names)} lines, but {path} has {count} classes')
+            raise ValueError(f'{classes_file} has {len(names)} lines, but {network.path} has {count} classes')
         return names
-    if path.name in (name for name, _ in PUBLISHED.values()):
+    own = network.classes
+    if network.path.name in (name for name, _ in PUBLISHED.values()):
         own = IMAGENET_CLASSES.read_text(encoding='utf-8').splitlines()
     return own if own and len(own) == count else [f'class {i}' for i in range(count)]
 
 
-def probabilities(logits):
-    shifted = np.exp(logits - logits.max(-1, keepdims=True))
-    return shifted / shifted.sum(-1, keepdims=True)
-
-
 def find_target(text, classes):
-    """The index of a class given by index or name. Raises ValueError if no class or more than one fits."""
-    if text.isdecimal():
-        if int(text) >= len(classes):
-            raise ValueError(f'--target {text}: the classes are 0 to {len(classes) - 1}')
-        return int(text)
+    """The index of a class given by its name, or by its index: 7 or #7. Where 7 is another class's name, that is taken, and said.
+
+    Raises ValueError if no class or more than one fits.
+    """
+    number = text.removeprefix('#')
     fitting = [i for i, name in enumerate(classes) if name.lower() == text.lower()]
+    if len(fitting) == 1 and text.isdecimal() and int(text) != fitting[0]:
+        print(f"--target {text}: the class named {text}, whose index is {fitting[0]}; for the class of index {text} say '#{text}'")
+    if number.isdecimal() and not fitting:
+        if int(number) >= len(classes):
+            raise ValueError(f'--target {text}: the classes are 0 to {len(classes) - 1}')
+        return int(number)
     if not fitting:
         close = difflib.get_close_matches(text.lower(), dict.fromkeys(name.lower() for name in classes), 3)
         raise ValueError(f'--target {text}: no such class' + (f'; did you mean {" or ".join(close)}?' if close else ''))
@@ -128,82 +154,154 @@ def find_target(text, classes):
     return fitting[0]
 
 
-def open_weights(path, stack):
-    """Opens a weight file on the stack. Returns (layer name in the file, kernel shape, function that reads kernel and bias) for
-    each layer, in the order of the forward pass, and the class names or None."""
-    classes = None
-    if path.suffix == '.npz':
-        opened = stack.enter_context(open(path, 'rb'))
-        if not zipfile.is_zipfile(opened):
-            raise ValueError('no .npz file, or not the whole of one')
-        opened.seek(0)
-        file = stack.enter_context(np.load(opened, allow_pickle=False))
-        classes = [str(name) for name in file['classes']] if 'classes' in file else None
-        entries = npz_entries(file)
-    elif path.suffix == '.keras':
-        archive = stack.enter_context(zipfile.ZipFile(path))
-        entries = keras3_entries(stack.enter_context(h5py.File(archive.open('model.weights.h5'), 'r')))
-    elif path.suffix in ('.h5', '.hdf5'):
-        file = stack.enter_context(h5py.File(path, 'r'))
-        group = file.get('model_weights', file)
-        entries = keras2_entries(group) if 'layer_names' in group.attrs else keras3_entries(file)
-    else:
-        raise ValueError('expected a file .npz, .h5, .weights.h5 or .keras')
-    return sorted(entries, key=lambda entry: -len(entry[1])), classes  # convolutions, then dense layers, each in its order
+@contextlib.contextmanager
+def named(path):
+    """Makes one line that names the file of whatever is wrong with it."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise FileNotFoundError(f'no weight file {path}') from None
+    except UNREADABLE as error:
+        raise ValueError(f'{path}: {(str(error).splitlines() or ["damaged"])[0]}') from None
 
 
-def npz_entries(file):
-    """Keys <layer>/kernel and <layer>/bias, in the order of the forward pass; the shapes are read without the arrays."""
-    entries = []
-    for name in [key[:-len('/kernel')] for key in file.files if key.endswith('/kernel')]:
-        with file.zip.open(f'{name}/kernel.npy') as header:
-            version = np.lib.format.read_magic(header)
-            reader = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-            entries.append((name, reader(header)[0], partial(read_pair, file, f'{name}/kernel', f'{name}/bias')))
-    return entries
+def plural(number, noun):
+    return f'{number} {noun}{"s" * (number != 1)}'
 
 
-def keras2_entries(group):
-    """The layout of Keras 2, and of the published ImageNet weights: the file lists its layers and their arrays in order."""
-    arrays = [(layer, name) for layer in texts(group.attrs['layer_names']) for name in texts(group[layer].attrs['weight_names'])]
-    entries, biases = [], set()
-    for (layer, name), (next_layer, bias) in zip(arrays, arrays[1:] + [(None, None)]):
-        shape = group[layer][name].shape
-        if len(shape) in (2, 4):
-            has_bias = next_layer == layer and len(group[layer][bias].shape) == 1
-            entries.append((layer, shape, partial(read_pair, group[layer], name, bias if has_bias else None)))
-            biases |= {(next_layer, bias)} if has_bias else set()
-        elif (layer, name) not in biases and 'seed_generator' not in name:  # the state of a dropout layer
-            raise ValueError(f'layer {layer} holds {name} of shape {list(shape)}, which is no weight of VGG')
-    return entries
+def load(session, network, precision):
+    """Reads a network's weights into variables of the session's graph: {layer name: Weights}. It can be read once."""
+    with named(network.path), network.files:
+        made = {}
+        for layer in network.layers:
+            if layer.name in network.read:
+                arrays = network.read.pop(layer.name)()
+                with session.graph.as_default():
+                    made[layer.name] = variables(session, layer, arrays, precision)
+        return made
 
 
-def texts(attribute):
-    return [name.decode() if isinstance(name, bytes) else name for name in attribute]
+def variables(session, layer, arrays, precision):
+    """The variables of one layer, which now hold the arrays, its w and b. In bfloat16 the logits alone keep 32 bits."""
+    dtype = tf.float32 if precision == 'bfloat16' and layer.name == 'predictions' else tf.as_dtype(precision)
+    made = []
+    for part, array in zip(('kernel', 'bias'), arrays):
+        fits = array.shape == layer.size if part == 'kernel' else array.shape[-1:] == layer.size[-1:] and array.ndim in (1, 3)
+        if not fits or not np.isfinite(array).all():
+            raise ValueError(f'{part} of {layer.name} has shape {list(array.shape)} or is not finite; expected '
+                             f'{list(layer.size if part == "kernel" else layer.size[-1:])}')
+        value = tf.placeholder(dtype, array.shape)
+        made.append(tf.get_variable(f'{layer.name}/{part}', initializer=value, trainable=False, use_resource=True))
+        session.run(made[-1].initializer, {value: array.astype(dtype.as_numpy_dtype, copy=False)})
+    return Weights(layer.name, *made)
 
 
-def keras3_entries(file):
-    """The layout of Keras 3: layers/<kind>_<number>/vars/0 and 1, nested for a model in a model, which comes first."""
-    found = []
-    file.visit(lambda path: found.append(path) if path.endswith('vars/0') and not path.startswith('optimizer') else None)
-    entries = []
-    for path in sorted(found, key=forward_order):
-        group = file[path].parent
-        if len(group['0'].shape) in (2, 4):
-            name = group.attrs.get('name', path)
-            entries.append((name, group['0'].shape, partial(read_pair, group, '0', '1' if '1' in group else None)))
-        elif 'seed_generator' not in path:  # the state of a dropout layer
-            raise ValueError(f'layer {group.attrs.get("name", path)} is neither convolution nor dense: no VGG')
-    return entries
+def with_pixels(layers, prepare, size):
+    """The layers, those up to the first with weights bounded by what preparation makes of black and white."""
+    black, white = (prepare(np.full((1, *size), shade, np.float64))[0] for shade in (0, 255))
+    low, high = (extreme(extreme([black, white], 0).reshape(-1, black.shape[-1]), 0) for extreme in (np.min, np.max))
+    result = list(layers)
+    for i, layer in enumerate(layers):
+        repeats = 1 if layer.kind != 'dense' else layer.size[0] // len(low)  # behind Flatten there is a number for each pixel
+        result[i] = layer._replace(low=np.tile(low, repeats).tolist(), high=np.tile(high, repeats).tolist())
+        if layer.kind in ('conv', 'dense'):
+            return result
 
 
-def forward_order(path):
-    """Deeper models first, then by name with numbers as numbers: conv2d_2 before conv2d_10."""
-    parts = path.split('/')
-    return -len(parts), [[int(text) if text.isdigit() else text for text in re.split(r'(\d+)', part)] for part in parts]
+def reverses(prepare, size):
+    """Whether preparation turns red, green, blue into blue, green, red."""
+    black, red = (prepare(np.float64([[[values]]]) * np.ones((1, *size))) for values in ([0] * size[-1], [255] + [0] * (size[-1] - 1)))
+    changed = np.abs(red - black).reshape(-1, black.shape[-1]).sum(0)
+    return len(changed) == size[-1] == 3 and changed.argmax() == 2
 
 
-def read_pair(group, kernel, bias):
-    """Reads a kernel and its bias, zero where the layer has none, as float32."""
-    kernel = np.asarray(group[kernel], np.float32)
-    return kernel, np.zeros(kernel.shape[-1:], np.float32) if bias is None else np.asarray(group[bias], np.float32)
+# A model that Keras saved whole
+
+def of_model(path, model, preprocessing):
+    """The network of a Keras model. Raises ValueError that names the layer which cannot be explained."""
+    within, chain = split(model)
+    size = tuple(side or SIZE for side in model.input_shape[1:3]) + model.input_shape[3:]
+    if len(size) != 3 or size[-1] not in (1, 3):
+        raise ValueError(f'its input has the shape {model.input_shape}; expected pictures, channels last')
+    black, white = (Preparation('none', within)(np.full((1, *size), shade, np.float32)) for shade in (0, 255))
+    inside = bool(black.any() or (white != 255).any())
+    prepare = Preparation(preprocessing or ('none' if inside or size[-1] == 1 else 'caffe'), within)
+    layers, read, end = chain_of(chain, black.shape[1:])
+    assumed = ' (none stands in the model; see --preprocessing)' * (preprocessing is None)
+    said = [f'preprocessing {prepare.mode}{assumed}'] * (prepare.mode != 'none') + ['preprocessing in the model'] * inside
+    default = 'sigmoid' if model.output_shape[-1] == 1 else 'softmax'
+    return Network(path, with_pixels(layers, prepare, size), read, prepare, size, reverses(prepare, size), end or default,
+                   ' and '.join(said) or 'no preprocessing', keras=model, plain=end is None)
+
+
+def by_keras(network, images):
+    """The probabilities [n, classes] that Keras itself gives to images [n, h, w, channels], uint8."""
+    x = Preparation(network.prepare.mode)(images.astype(np.float32))
+    outputs = np.asarray(network.keras(x, training=False), np.float64)
+    if outputs.shape[-1] == 1:
+        outputs = np.concatenate([-outputs if network.plain else 1 - outputs, outputs], -1)
+    return network.probabilities(outputs) if network.plain else outputs
+
+
+def compare(network, expected, found, names, precision):
+    """Raises ValueError if the probabilities found in our graph [n, classes] are not those that Keras gives: to 1e-3, and where they
+    are near 0 their logarithms to as much, as far as these are exact; in bfloat16, if the class is another one."""
+    least = 1e-4 if network.end == 'sigmoid' else 1e-30  # one sigmoid near 1 leaves the other class its rounding
+    for name, theirs, ours in zip(names, expected, found):
+        logs = [np.log(np.maximum(each, least)) for each in (theirs, ours)]
+        apart = np.maximum(np.abs(theirs - ours), np.abs(logs[0] - logs[1]) / (1 + np.abs(logs[0]).max()))
+        same = apart.max() <= 1e-3
+        if precision == 'bfloat16':
+            same = np.isfinite(ours).all() and theirs.max() - theirs[ours.argmax()] <= 0.05
+        if not same:
+            k = apart.argmax()
+            raise ValueError(f'{network.path}: the network rebuilt from it is another one: for {name} it gives class {k} {ours[k]:.3g} '
+                             f'where Keras gives {theirs[k]:.3g}')
+
+
+# Files of weights alone
+
+def of_weights(path, model, preprocessing, known):
+    """VGG16 or VGG19 with the weights of a file and any dense layers, ReLU between them; known: it is known to be so."""
+    with contextlib.ExitStack() as stack:
+        entries, classes = open_weights(path, stack)
+        entries = arranged(entries)
+        model, layers = match(model, entries)
+        files = stack.pop_all()
+    read = {layer.name: entry.read for layer, entry in zip([layer for layer in layers if layer.kind in ('conv', 'dense')], entries)}
+    end = 'softmax'
+    if layers[-1].size[-1] == 1:
+        end, read['predictions'] = 'sigmoid', partial(mirrored, read['predictions'])
+        layers[-1] = layers[-1]._replace(size=(layers[-1].size[0], 2))
+    prepare, size = Preparation(preprocessing), (SIZE, SIZE, 3)
+    said = f'{model}, preprocessing {preprocessing}'
+    said = said if known else f'taken for {said}, ReLU between dense layers, {end} at the end'
+    return Network(path, with_pixels(layers, prepare, size), read, prepare, size, reverses(prepare, size), end, said, classes,
+                   files=files)
+
+
+def mirrored(read):
+    """One output z, behind a sigmoid, as two: -z and z."""
+    return [np.concatenate([-x, x], -1) for x in read()]
+
+
+def match(model, entries):
+    """'vgg16' or 'vgg19', whichever fits, and the layer table of the entries of a file.
+
+    Raises ValueError that names the first layer which is not the model's.
+    """
+    count = sum(len(entry.shape) == 4 for entry in entries)
+    model = model or ('vgg19' if count > CONVOLUTIONS['vgg16'] else 'vgg16')
+    layers = layer_table(model, [entry.shape[-1] for entry in entries if len(entry.shape) == 2])
+    expected = [layer for layer in layers if layer.kind in ('conv', 'dense')]
+    for layer, entry in zip(expected, entries):
+        if layer.kind == 'conv' and VGG_NAME.fullmatch(entry.name) and entry.name != layer.name:
+            raise ValueError(f'layer {entry.name} stands where {model} has {layer.name}')
+        if tuple(entry.shape) != layer.size:
+            raise ValueError(f'layer {entry.name} has shape {list(entry.shape)}, expected {list(layer.size)} for {layer.name} of {model}; '
+                             f'if it is no {model}, {SAVE_WHOLE}')
+    if len(entries) < len(expected):
+        raise ValueError(f'no weights for {expected[len(entries)].name} of {model}')
+    if expected[-1].kind != 'dense':
+        raise ValueError(f'no dense layers after the convolutions of {model}, so no classes to explain')
+    return model, layers

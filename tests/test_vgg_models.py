@@ -1,0 +1,179 @@
+"""Networks that users bring along, saved whole by Keras: rebuilt, they compute what Keras computes, and are explained as it is right.
+
+The models are those of keras_models.py. What is expected of them is computed by Keras itself, eagerly.
+"""
+import re
+
+from conftest import scripts
+import keras
+import keras_models
+import numpy as np
+import pytest
+from small_vgg import photograph, run
+import tensorflow as tf
+
+CONSERVING = {'deep-taylor', 'zplus', 'wsquare', 'alpha1beta0'}
+
+
+@pytest.fixture
+def opened(tmp_path):
+    """A function: saves a model and opens it as the script does. Returns the model and the explainer."""
+    made = []
+
+    def open_saved(name, composites, file='my.keras', precision='float32', lifted=True):
+        model = keras_models.build(name, lifted)
+        model.save(tmp_path / file)
+        options = dict(re.findall(r'--(\w+) (\w+)', keras_models.MODELS[name][1]))
+        explainer = scripts('vgg').lrp.open_explainer(composites, [], str(tmp_path / file), None, options.get('preprocessing'), precision)
+        made.append(explainer.session)
+        return model, explainer
+    yield open_saved
+    for session in made:
+        session.close()
+
+
+def pictures(size, n=3):
+    """Pictures as the network sees them: [n, height, width, channels] uint8, blocks of some pixels."""
+    blocks = np.random.default_rng(1).integers(0, 256, (n, -(-size[0] // 5), -(-size[1] // 5), size[2]), np.uint8)
+    return blocks.repeat(5, 1).repeat(5, 2)[:, :size[0], :size[1]]
+
+
+def outputs(model, explainer, images):
+    """What Keras gives to images: its outputs, after the preprocessing that stands before the model."""
+    mode = explainer.network.prepare.mode
+    x = np.float32(images)
+    if mode == 'unit':
+        x = x / 255
+    elif mode != 'none':
+        x = keras.applications.imagenet_utils.preprocess_input(x, mode=mode)
+    for layer in keras_models.everything(model):
+        layer.dtype_policy = 'float32'
+    return model(tf.constant(x), training=False), x
+
+
+def as_classes(found):
+    """Keras's outputs, one sigmoid as two classes."""
+    found = np.float64(found)
+    return np.concatenate([1 - found, found], -1) if found.shape[-1] == 1 else found
+
+
+@pytest.mark.parametrize('name', keras_models.MODELS)
+def test_outputs_are_those_of_keras(opened, capsys, name):
+    """And the first line of output says what was read."""
+    model, explainer = opened(name, [])
+    line, = capsys.readouterr().out.splitlines()
+    assert line.startswith('my.keras: ') and line.endswith("; outputs as Keras's") and keras_models.MODELS[name][2] in line, line
+    images = pictures(explainer.network.size)
+    expected, _ = outputs(model, explainer, images)
+    logits = explainer.classify(images)
+    assert logits.shape == (3, explainer.count) and np.ptp(logits, 0).max() > 1e-3  # alive: pictures differ
+    last = model.layers[-1]
+    if getattr(last, 'activation', None) is keras.activations.linear:
+        expected = np.concatenate([-expected, expected], -1) if expected.shape[-1] == 1 else expected
+        assert np.abs(logits - expected).max() < 1e-4 * np.abs(expected).max()
+    else:
+        found = explainer.network.probabilities(logits)
+        assert np.abs(found - as_classes(expected)).max() < 1e-4
+
+
+@pytest.mark.parametrize('file', ['my.keras', 'my.h5'])
+@pytest.mark.parametrize('name', ['vgg', 'rescaling around zero, augmentation', 'twice nested', 'batch normalisation after ReLU', 'one sigmoid'])
+def test_both_files_that_keras_3_writes(opened, name, file):
+    model, explainer = opened(name, [], file)
+    images = pictures(explainer.network.size)
+    expected, _ = outputs(model, explainer, images)
+    assert np.abs(explainer.network.probabilities(explainer.classify(images)) - as_classes(expected)).max() < 1e-4
+
+
+@pytest.mark.parametrize('name', keras_models.MODELS)
+def test_epsilon_is_gradient_times_input_of_the_keras_model(opened, name):
+    """The gradient is Keras's own, at its logits, with regard to the picture that is given to the model; what the model makes of
+    the picture before its first layer is affine in each pixel, so the gradient at that layer is that one over the slope."""
+    model, explainer = opened(name, ['epsilon'], precision='float64')
+    network, images = explainer.network, pictures(explainer.network.size, 2)
+    if explainer.pixels.shape[1:3] != network.size[:2]:
+        return  # resized: another number of pixels
+    last = [layer for layer in model.layers if not isinstance(layer, keras.layers.Dropout)][-1]
+    if getattr(last, 'activation', None) in (keras.activations.softmax, keras.activations.sigmoid):
+        last.activation = keras.activations.linear
+    if isinstance(last, (keras.layers.Softmax, keras.layers.Activation)):
+        model = keras.Model(model.inputs, model.layers[-2].output)
+    _, x = outputs(model, explainer, images)
+    x = tf.Variable(x)
+    results = explainer(images, [0, explainer.count - 1])
+    with tf.GradientTape() as tape:
+        z = model(x, training=False)
+        z = tf.concat([-z, z], -1) if z.shape[-1] == 1 else z
+        chosen = z[0, 0] + z[1, -1]
+    gradient = tape.gradient(chosen, x).numpy()
+    at = network.prepare(np.float64(images))
+    black, white = (network.prepare(np.full(images.shape, shade, np.float64)) for shade in (0, 255))
+    outer = [scripts('vgg').weights.Preparation(network.prepare.mode)(np.full(images.shape, shade, np.float64)) for shade in (0, 255)]
+    slope = (white - black) / (outer[1] - outer[0] if not network.bgr else (outer[1] - outer[0])[..., ::-1])
+    if network.bgr and network.prepare.mode != 'caffe':  # reversed inside the model
+        gradient = gradient[..., ::-1]
+    if gradient.shape[-1] < at.shape[-1]:  # one channel given three times: compared in sum
+        found, expected = results['relevance/epsilon'].sum(-1), (at[..., 0] / slope[..., 0]) * gradient[..., 0]
+    else:
+        expected = at / slope * gradient
+        expected = expected[..., ::-1] if network.bgr else expected
+        found = results['relevance/epsilon']
+    assert np.abs(expected).max() > 1e-3
+    assert np.abs(found - expected).max() < 3e-3 * np.abs(expected).max()  # the stabiliser's share, where z is small
+
+
+@pytest.mark.parametrize('name', keras_models.MODELS)
+def test_rules_that_conserve_do(opened, name):
+    """deep-taylor and wsquare, to the pixels, in a network without units that their bias alone lifts."""
+    _, explainer = opened(name, ['deep-taylor', 'wsquare'], precision='float64', lifted=False)
+    results = explainer(pictures(explainer.network.size, 2), [-1, -1])
+    logits = np.take_along_axis(results['logits'], results['targets'][:, None], 1)[:, 0]
+    for composite in ('deep-taylor', 'wsquare'):
+        kept = results[f'relevance/{composite}'].reshape(2, -1).sum(1) / logits
+        if name == 'linear maps, averaged':  # windows with none but negative inputs have nothing that lifts them
+            assert (0 < kept).all() and (kept < 1).all()
+        else:
+            assert np.abs(kept - 1).max() < 1e-6
+
+
+WHOLE = ['one sigmoid', 'resizing inside', 'grey', 'batch normalisation after ReLU', 'linear layers', 'convolutions alone']
+
+
+@pytest.mark.parametrize('name', WHOLE)
+def test_all_that_is_written(tmp_path, capsys, name):
+    """Every composite, --layers and --save-relevance, of the model's own size."""
+    vgg, model = scripts('vgg'), keras_models.build(name)
+    model.save(tmp_path / 'my.keras')
+    end = run(vgg.lrp.main, capsys, photograph(tmp_path / 'a.png', seed=1), photograph(tmp_path / 'b.png', seed=2), '--weights',
+              tmp_path / 'my.keras', '--rule', *vgg.lrp.COMPOSITES, '--layers', '--save-relevance', '--results', tmp_path / 'out')
+    assert (end.status, end.err, len(end.out)) == (0, [], 2) and end.network.endswith("outputs as Keras's")
+    assert sorted(path.name for path in (tmp_path / 'out').iterdir()) == [
+        'a.jpg', 'a.npz', 'a_layers.jpg', 'b.jpg', 'b.npz', 'b_layers.jpg']
+    with np.load(tmp_path / 'out' / 'a.npz') as saved:
+        assert saved['image'].shape == tuple(side or 224 for side in model.input_shape[1:])
+        for composite in vgg.lrp.COMPOSITES:
+            r = saved[f'relevance/{composite}']
+            size = (24, 24, 3) if name == 'resizing inside' else saved['image'].shape
+            assert r.shape == (1, *size) and np.isfinite(r).all() and r.any()
+
+
+@pytest.mark.parametrize('name', WHOLE)
+def test_evaluation_scripts(tmp_path, capsys, name):
+    """Regions and random layers follow the model: its size, its layers, two logits -z and z that stay so."""
+    vgg = scripts('vgg')
+    keras_models.build(name).save(tmp_path / 'my.keras')
+    pictures = [photograph(tmp_path / f'{seed}.png', seed=seed) for seed in (1, 2)]
+    options = [*pictures, '--weights', tmp_path / 'my.keras', '--rule', 'deep-taylor', 'epsilon', '--results', tmp_path / 'out']
+    flipped = run(vgg.flip.main, capsys, *options, '--steps', 2)
+    assert (flipped.status, flipped.err) == (0, []) and (tmp_path / 'out' / 'flipping.png').exists()
+    randomised = run(vgg.randomise.main, capsys, *options)
+    assert (randomised.status, randomised.err) == (0, []) and (tmp_path / 'out' / 'randomise.png').exists()
+    stages = [line.split()[0] for line in (tmp_path / 'out' / 'randomise.txt').read_text().splitlines()]
+    assert stages[-1] == 'block1_conv1' and 'nan' not in ''.join(randomised.out)
+
+
+def test_permuting_a_mirrored_kernel_keeps_it_mirrored():
+    kernel = np.random.default_rng(0).normal(size=(50, 1)) * [-1, 1]
+    permuted = scripts('vgg').randomise.permuted(kernel, np.random.default_rng(1))
+    assert (permuted[:, 0] == -permuted[:, 1]).all() and (permuted != kernel).mean() > 0.5
+    np.testing.assert_array_equal(np.sort(permuted, 0), np.sort(kernel, 0))
