@@ -50,10 +50,17 @@ def dense(folder):
     return folder.model.Layer('layer', 'dense')
 
 
+def made(folder, name, kind, size, stride):
+    """A layer as the folder's table states it: ReLU and strides by row and column are said in vgg/ alone."""
+    if folder is scripts('mnist'):
+        return folder.model.Layer(name, kind, size, stride)
+    return folder.model.Layer(name, kind, size, (stride, stride))
+
+
 @pytest.fixture
 def pool(folder, evaluate):
     """A function: relevance through 2x2 max-pooling."""
-    layer = folder.model.Layer('layer', 'max', (2, 2), 2)
+    layer = made(folder, 'layer', 'max', (2, 2), 2)
     return lambda a, r: evaluate(lambda a, r: folder.lrp.max_pool(layer, a, None, r), np.float32(a), np.float32(r))
 
 
@@ -239,7 +246,7 @@ def test_max_pool_gives_ties_to_the_first(pool):
 def test_epsilon_equals_gradient_times_input(folder, evaluate):
     """Of a network with ReLU and max-pooling but without bias, as eps goes to 0 (Shrikumar et al. 2016)."""
     tf, lrp, model, rng = folder.lrp.tf, folder.lrp, folder.model, np.random.default_rng(5)
-    layers = [model.Layer(name, kind, size, stride) for name, kind, size, stride in [
+    layers = [made(folder, name, kind, size, stride) for name, kind, size, stride in [
         ('conv1', 'conv', (3, 3, 2, 4), 1), ('conv2', 'conv', (3, 3, 4, 5), 1), ('pool', 'max', (2, 2), 2),
         ('flatten', 'flatten', (), 1), ('dense1', 'dense', (30, 6), 1), ('dense2', 'dense', (6, 3), 1)]]
     kernels = {layer.name: np.float32(rng.normal(size=layer.size)) for layer in layers if layer.kind in ('conv', 'dense')}

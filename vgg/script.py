@@ -46,8 +46,8 @@ def open_session(mixed=False):
     config = tf.ConfigProto()
     if mixed:
         config.graph_options.rewrite_options.auto_mixed_precision_onednn_bfloat16 = tf.RewriterConfig.ON
-    session = tf.Session(config=config)
-    with silence():  # the first run starts TensorFlow's devices, and some versions say so
+    with silence():  # the first session starts TensorFlow's devices, and some versions say so
+        session = tf.Session(config=config)
         session.run(tf.constant(0))
     return session
 
