@@ -153,7 +153,7 @@ def rate(text):
 
 def parse(argv):
     parser = Parser(__doc__)
-    parser.add_argument('--epochs', type=count, default=5, help='passes over the 50,000 training digits (default: 5)')
+    parser.add_argument('--epochs', type=count, default=7, help='passes over the 50,000 training digits (default: 7)')
     parser.add_argument('--batch-size', type=count, default=128, help='digits per step (default: 128)')
     parser.add_argument('--learning-rate', type=rate, default=2e-3,
                         help='highest rate; it rises over the first tenth of the steps and falls along a cosine (default: 0.002)')
