@@ -315,7 +315,6 @@ def open_explainer(composites, paths, weights, model, preprocessing, precision):
     """The explainer of the command line's network. Says what was read; where Keras has read a whole model, compares its outputs with
     those of our graph, for the first picture that can be read and for noise, and raises ValueError if they differ."""
     network, expected = open_network(weights, model, preprocessing), None
-    title = network.title
     if network.keras:
         images = {'random noise': np.random.default_rng(0).integers(0, 256, network.size, np.uint8), **first_picture(paths, network.size)}
         expected = by_keras(network, np.stack(list(images.values())))
@@ -324,7 +323,7 @@ def open_explainer(composites, paths, weights, model, preprocessing, precision):
     if expected is not None:
         found = network.probabilities(explainer.classify(np.stack(list(images.values()))))
         compare(network, expected, found, list(images), precision)
-    print(title(explainer.count) + ('' if expected is None else "; outputs as Keras's"), flush=True)
+    print(network.title(explainer.count) + ('' if expected is None else "; outputs as Keras's"), flush=True)
     return explainer
 
 

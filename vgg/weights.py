@@ -65,7 +65,7 @@ class Network(NamedTuple):
     said: str = ''  # what was read or assumed of it
     classes: list = None  # their names, if the file has them
     keras: Callable = None  # the user's whole model
-    plain: bool = True  # whether its outputs are logits
+    plain: bool = False  # whether that model's outputs are logits
     files: contextlib.ExitStack = contextlib.ExitStack()  # what is open until all is read
 
     def title(self, count):
@@ -73,7 +73,7 @@ class Network(NamedTuple):
         kinds = [layer.kind for layer in self.layers]
         return (f'{self.path.name}: {plural(kinds.count("conv"), "convolution")}, {plural(kinds.count("dense"), "dense layer")}, '
                 f'{self.size[0]}x{self.size[1]}, {self.said}, {count} classes'
-                + f' (the {self.end} of its logits)' * bool(self.keras and self.plain))
+                + f' (the {self.end} of its logits)' * self.plain)
 
     def probabilities(self, logits):
         """Softmax, or with sigmoids at the end each class's own, of logits [..., classes]."""
