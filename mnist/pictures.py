@@ -1,4 +1,4 @@
-"""Pictures: a user's own digit made to look like one of MNIST's; a digit drawn beside its heatmaps; files written whole."""
+"""Pictures: a user's own digit made to look like one of MNIST's; a digit drawn beside its heatmaps."""
 from typing import NamedTuple
 import warnings
 

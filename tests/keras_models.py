@@ -126,6 +126,10 @@ MODELS = {  # name: (function that builds it, options of the command line, words
         layers.Conv2D(6, 3, padding='same', activation='relu'), layers.BatchNormalization(), layers.AveragePooling2D(2),
         layers.Flatten(), layers.Dense(8, activation='relu'), layers.BatchNormalization(), layers.Dense(3, activation='softmax')),
         '', '2 convolutions, 2 dense layers'),
+    'batch normalisation twice, before and after ReLU': (lambda: chain(
+        layers.Rescaling(1 / 255), layers.Conv2D(6, 3), layers.BatchNormalization(), layers.BatchNormalization(), layers.ReLU(),
+        layers.BatchNormalization(), layers.AveragePooling2D(2), layers.BatchNormalization(), layers.Conv2D(6, 3, padding='same'),
+        layers.ReLU(), head()), '', '2 convolutions, 2 dense layers'),
     'batch normalisation of pixels and logits': (lambda: chain(
         layers.BatchNormalization(), layers.Conv2D(6, 3, activation='relu'), layers.Flatten(), layers.Dense(3),
         layers.BatchNormalization(scale=False), layers.Softmax()), '--preprocessing unit', '1 convolution, 1 dense layer'),

@@ -2,9 +2,11 @@
 
 The models are those of keras_models.py. What is expected of them is computed by Keras itself, eagerly.
 """
+import json
 import re
 
 from conftest import scripts
+import h5py
 import keras
 import keras_models
 import numpy as np
@@ -83,6 +85,39 @@ def test_both_files_that_keras_3_writes(opened, name, file):
     images = pictures(explainer.network.size)
     expected, _ = outputs(model, explainer, images)
     assert np.abs(explainer.network.probabilities(explainer.classify(images)) - as_classes(expected)).max() < 1e-4
+
+
+def as_keras_2_writes(path):
+    """Changes the configuration in an .h5 file of Keras 3 to the form that Keras 2 gives a functional model."""
+    with h5py.File(path, 'r+') as file:
+        config = json.loads(file.attrs['model_config'])['config']
+        names, entries = [], []
+        for entry in config['layers']:
+            kept = {key: 'float32' if key == 'dtype' else value for key, value in entry['config'].items()}
+            if 'batch_shape' in kept:
+                kept['batch_input_shape'] = kept.pop('batch_shape')
+            entries.append({'class_name': entry['class_name'], 'config': kept, 'name': kept['name'],
+                            'inbound_nodes': [[[names[-1], 0, 0, {}]]] if names else []})
+            names.append(kept['name'])
+        config.update(layers=entries, input_layers=[[names[0], 0, 0]], output_layers=[[names[-1], 0, 0]])
+        file.attrs['model_config'] = json.dumps({'class_name': 'Functional', 'config': config})
+        file.attrs['keras_version'] = '2.15.0'
+
+
+def test_file_that_keras_2_writes(tmp_path, capsys):
+    """Silently: Keras 3 warns of how such a model takes its inputs."""
+    model = keras_models.randomise(keras_models.functional(lambda x: keras_models.apply(
+        x, keras.layers.Rescaling(1 / 255), keras.layers.Conv2D(6, 3, use_bias=False), keras.layers.BatchNormalization(),
+        keras.layers.ReLU(), keras.layers.MaxPooling2D(), keras_models.head())))
+    model.save(tmp_path / 'my.h5')
+    as_keras_2_writes(tmp_path / 'my.h5')
+    explainer = scripts('vgg').lrp.open_explainer(['deep-taylor'], [], str(tmp_path / 'my.h5'), None, None, 'float32')
+    images = pictures(explainer.network.size)
+    found = explainer.network.probabilities(explainer.classify(images))
+    explainer.session.close()
+    out, err = capsys.readouterr()
+    assert out.rstrip().endswith("; outputs as Keras's") and err == ''
+    assert np.abs(found - model(np.float32(images), training=False)).max() < 1e-4
 
 
 @pytest.mark.parametrize('name', keras_models.MODELS)

@@ -10,6 +10,7 @@ from functools import partial
 import os
 from pathlib import Path
 from typing import Callable, NamedTuple
+import warnings
 import zipfile
 import zlib
 
@@ -47,8 +48,10 @@ class Preparation(NamedTuple):
             x = images / 255
         elif self.mode != 'none':
             x = keras.applications.imagenet_utils.preprocess_input(images.copy(), data_format='channels_last', mode=self.mode)
-        for step in self.within:
-            x = step(x, training=False) if isinstance(step, keras.Layer) else step(x)
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore')  # of how models of Keras 2 take their inputs
+            for step in self.within:
+                x = step(x, training=False) if isinstance(step, keras.Layer) else step(x)
         return np.asarray(x, images.dtype)
 
 
@@ -187,9 +190,11 @@ def variables(session, layer, arrays, precision):
     made = []
     for part, array in zip(('kernel', 'bias'), arrays):
         fits = array.shape == layer.size if part == 'kernel' else array.shape[-1:] == layer.size[-1:] and array.ndim in (1, 3)
-        if not fits or not np.isfinite(array).all():
-            raise ValueError(f'{part} of {layer.name} has shape {list(array.shape)} or is not finite; expected '
-                             f'{list(layer.size if part == "kernel" else layer.size[-1:])}')
+        if not fits:
+            expected = list(layer.size if part == 'kernel' else layer.size[-1:])
+            raise ValueError(f'{part} of {layer.name} has shape {list(array.shape)}, expected {expected}')
+        if not np.isfinite(array).all():
+            raise ValueError(f'{part} of {layer.name} is not finite')
         value = tf.placeholder(dtype, array.shape)
         made.append(tf.get_variable(f'{layer.name}/{part}', initializer=value, trainable=False, use_resource=True))
         session.run(made[-1].initializer, {value: array.astype(dtype.as_numpy_dtype, copy=False)})
@@ -236,8 +241,7 @@ def of_model(path, model, preprocessing):
 
 def by_keras(network, images):
     """The probabilities [n, classes] that Keras itself gives to images [n, h, w, channels], uint8."""
-    x = Preparation(network.prepare.mode)(images.astype(np.float32))
-    outputs = np.asarray(network.keras(x, training=False), np.float64)
+    outputs = Preparation(network.prepare.mode, [network.keras])(images.astype(np.float32)).astype(np.float64)
     if outputs.shape[-1] == 1:
         outputs = np.concatenate([-outputs if network.plain else 1 - outputs, outputs], -1)
     return network.probabilities(outputs) if network.plain else outputs
