@@ -3,7 +3,9 @@
 What can be explained: models inside models, anything before the first convolution (Keras itself runs it on the picture), and after
 it the layers that chain.py takes. Anything else is refused by its name before Keras reads it: nothing in the file is executed.
 """
+import contextlib
 import json
+import tempfile
 import zipfile
 
 import h5py
@@ -19,27 +21,11 @@ MODELS = {'InputLayer', 'Functional', 'Model', 'Sequential'}
 PARTS = {'__keras_tensor__', '__tensor__', '__ellipsis__', '__numpy__', '__tuple__', 'DTypePolicy', 'slice'} | {
     name for part in (keras.initializers, keras.regularizers, keras.constraints, keras.optimizers, keras.losses, keras.metrics)
     for name in dir(part) if name[0].isupper()}
+INITIALISERS = {name for name in dir(keras.initializers) if name[0].isupper()}
 KNOWN = PREPARING | MODELS | PARTS | TRAINING_ONLY | TAKEN.keys()
 
 
-def configuration(path):
-    """The configuration of the model in a .keras or .h5 file, or None where an .h5 holds weights alone.
-
-    Raises ValueError if the file is damaged, holds anything that would be executed or refers to other files.
-    """
-    if path.suffix == '.keras':
-        with zipfile.ZipFile(path) as archive:
-            strange = set(archive.namelist()) - {'config.json', 'metadata.json', 'model.weights.h5'}
-            if strange:
-                raise ValueError(f'holds {min(strange)}, which is no part of a chain of layers')
-            text = archive.read('config.json')
-            with archive.open('model.weights.h5') as weights, h5py.File(weights, 'r') as file:
-                check_links(file)
-    else:
-        with h5py.File(path, 'r') as file:
-            check_links(file)
-            text = file.attrs.get('model_config')
-    return None if text is None else json.loads(text)
+WEIGHTS = 'model.weights.h5'  # a .keras file's, beside its configuration
 
 
 def check_links(group):
@@ -74,21 +60,65 @@ def screen(config, layer='model'):
             screen(value, layer)
 
 
+def blank(config):
+    """A configuration without what is for training alone, all weights zero until they are read: none are drawn for nothing."""
+    if isinstance(config, dict):
+        if config.get('class_name') in INITIALISERS:
+            return {'module': 'keras.initializers', 'class_name': 'Zeros', 'config': {}, 'registered_name': None}
+        return {key: blank(value) for key, value in config.items() if key != 'compile_config'}
+    return [blank(value) for value in config] if isinstance(config, list) else config
+
+
 def open_model(path):
-    """The Keras model in a file, or None where an .h5 holds weights alone. Raises ValueError for any that cannot be explained."""
-    config = configuration(path)
-    if config is None:
+    """The Keras model in a file, or None where an .h5 holds weights alone.
+
+    Raises ValueError if the file is damaged, holds anything that would be executed, refers to other files or cannot be explained.
+    """
+    model = open_archive(path) if path.suffix == '.keras' else open_h5(path)
+    for layer in everything(model) if model else ():
+        layer.dtype_policy = 'float32'  # in which weights are kept, whatever a model computes in
+    return model
+
+
+def open_archive(path):
+    """The model of a .keras file. Its weights are read from a file of their own, layer by layer: within the archive Keras holds all
+    of them in memory beside the model."""
+    with zipfile.ZipFile(path) as archive, tempfile.TemporaryDirectory() as folder:
+        strange = set(archive.namelist()) - {'config.json', 'metadata.json', WEIGHTS}
+        if strange:
+            raise ValueError(f'holds {min(strange)}, which is no part of a chain of layers')
+        config = json.loads(archive.read('config.json'))
+        screen(config)
+        weights = archive.extract(WEIGHTS, folder)
+        with h5py.File(weights, 'r') as file:
+            check_links(file)
+        with read_by_keras():
+            model = keras.saving.deserialize_keras_object(blank(config), safe_mode=True)
+            model.load_weights(weights)
+    return model
+
+
+def open_h5(path):
+    """The model of an .h5 file, or None."""
+    with h5py.File(path, 'r') as file:
+        check_links(file)
+        text = file.attrs.get('model_config')
+    if text is None:
         return None
-    screen(config)
+    screen(json.loads(text))
+    with read_by_keras():
+        return keras.saving.load_model(path, compile=False)
+
+
+@contextlib.contextmanager
+def read_by_keras():
+    """Makes one line of whatever Keras says and raises."""
     try:
         with silence():
-            model = keras.saving.load_model(path, compile=False)
+            yield
     except Exception as error:  # Keras raises of all kinds
         reason = ' '.join(str(error).split())
         raise ValueError(f'Keras cannot read this model ({reason[:200]})') from None
-    for layer in everything(model):
-        layer.dtype_policy = 'float32'  # in which weights are kept, whatever a model computes in
-    return model
 
 
 def everything(model):
