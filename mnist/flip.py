@@ -2,108 +2,130 @@
 
     python mnist/flip.py
 
-Over test digits (--digits, 1000), sets pixels to background in order of relevance, four at each step, and follows the logit of the
-class that the network saw and the accuracy: for each rule of lrp.py, gradient x input, gradient magnitude and random order.
-Writes the curves to results/flipping.png and the table to results/flipping.txt. The area is the mean drop of the logit over all
-steps (Samek et al. 2017, Eq. 12): the larger, the earlier the pixels that mattered were flipped. Took 1 min 29 s on 2 cores.
+Over test digits (--digits, 1000), flips pixels in order of relevance, four at each step, and follows the logit of the class that the
+network saw and the accuracy: once by setting them to background, once by inverting them (x becomes 1 - x, as Bach et al. do). For
+each rule of lrp.py, gradient x input and gradient magnitude, and for three orders that know nothing of the network: random, random
+among the ink before the background, and by brightness. Equal scores follow in random order.
+
+The area is the mean drop of the logit over all steps (Samek et al. 2017, Eq. 12): the larger, the earlier the pixels that mattered
+were flipped. Intervals hold 95 % over digits (bootstrap). Writes the curves to results/flipping.png and the table to
+results/flipping.txt.
 """
 from pathlib import Path
 
 from matplotlib.figure import Figure
 import numpy as np
 
-from script import Parser, check_writable, count, once, progress_bar, seed, write
+from script import Parser, alike, check_spared, check_writable, count, encoded, generator, mean_and_interval, once, progress_bar, seed, write
 import data
 from lrp import BATCH, COMPOSITES, Explainer
 
 HERE = Path(__file__).resolve().parent
 PIXELS_PER_STEP = 4
+WAYS = ['to background', 'inverted']
+BLIND = ['random', 'random ink', 'brightness']  # orders that know nothing of the network
 
 
-def scores(explainer, rules, images, rng):
-    """What orders the pixels: {method: [n, 28, 28]}, by the explained class, the one that the network saw."""
+def scores(explainer, rules, images, numbers, seed):
+    """What orders the pixels: {method: [n, 28, 28]}, by the explained class, the one that the network saw.
+
+    numbers: of the digits, which with the seed fix what is drawn for each.
+    """
     slope, results = explainer.gradient(images), explainer(images)
     by_rule = {rule: results[f'relevance/{rule}'] for rule in rules}
-    return {**by_rule, 'gradient x input': slope * images, 'gradient magnitude': np.abs(slope), 'random': rng.random(images.shape)}
+    noise, other = (np.stack([generator(seed, method, i).random(images.shape[1:]) for i in numbers]) for method in BLIND[:2])
+    return {**by_rule, 'gradient x input': slope * images, 'gradient magnitude': np.abs(slope), 'random': noise,
+            'random ink': other + (images > 0), 'brightness': images}
 
 
-def order(score, rng):
-    """Pixels by falling score [n, 28, 28], equal ones in random order. Returns [n, 784]."""
+def order(score, numbers, seed):
+    """Pixels by falling score [n, 28, 28], equal ones in random order, drawn for each digit by its number. Returns [n, 784]."""
     score = score.reshape(len(score), -1)
-    shuffled = rng.permuted(np.tile(np.arange(score.shape[1]), (len(score), 1)), axis=1)
+    shuffled = np.stack([generator(seed, 'order', i).permutation(score.shape[1]) for i in numbers])
     ranks = np.argsort(-np.take_along_axis(score, shuffled, 1), axis=1, kind='stable')
     return np.take_along_axis(shuffled, ranks, 1)
 
 
-def flipped(images, pixels, steps):
-    """Yields the images [n, 28, 28] as they are, then after each step, with the next pixels [n, 784] of the order set to zero."""
+def flipped(images, pixels, steps, way):
+    """Yields the images [n, 28, 28] as they are, then after each step, with the next pixels [n, 784] of the order flipped."""
     images = images.reshape(len(images), -1).copy()
     yield images.reshape(-1, 28, 28)
     for step in range(steps):
-        np.put_along_axis(images, pixels[:, step * PIXELS_PER_STEP:(step + 1) * PIXELS_PER_STEP], 0, 1)
+        chosen = pixels[:, step * PIXELS_PER_STEP:(step + 1) * PIXELS_PER_STEP]
+        np.put_along_axis(images, chosen, 1 - np.take_along_axis(images, chosen, 1) if way == 'inverted' else 0, 1)
         yield images.reshape(-1, 28, 28)
 
 
-def curves(explainer, images, labels, pixels, steps):
+def curves(explainer, images, labels, pixels, steps, way):
     """Logit of the class first seen, and whether the label is still seen, at each step: two arrays [steps + 1, n]."""
-    logits = np.stack([explainer.classify(x) for x in flipped(images, pixels, steps)])
+    logits = np.stack([explainer.classify(x) for x in flipped(images, pixels, steps, way)])
     seen = logits[0].argmax(1)
     return logits[:, np.arange(len(images)), seen], logits.argmax(2) == labels
 
 
-def area(logits):
-    """Area over the perturbation curve: the mean over steps and digits of the first logit less the logit [steps + 1, n]."""
-    return float((logits[0] - logits).mean())
+def areas(logits):
+    """Area over the perturbation curve of each digit: the mean over steps of the first logit less the logit [steps + 1, n]."""
+    return (logits[0] - logits).mean(0, dtype=np.float64)
 
 
-def measure(explainer, rules, images, labels, steps, rng):
-    """Flips all digits by all methods, in batches. Returns {method: (logits [steps + 1, n], right [steps + 1, n])}."""
-    parts = {}
-    bar = progress_bar(len(images), 'digit')
+def measure(explainer, rules, images, labels, steps, seed):
+    """Flips all digits by all methods, in batches. Returns {(method, way): (logits [steps + 1, n], right [steps + 1, n])}."""
+    parts, bar = {}, progress_bar(len(images), 'digit')
     for start in range(0, len(images), BATCH):
         x, y = images[start:start + BATCH], labels[start:start + BATCH]
-        for method, score in scores(explainer, rules, x, rng).items():
-            parts.setdefault(method, []).append(curves(explainer, x, y, order(score, rng), steps))
+        numbers = range(start, start + len(x))
+        for method, score in scores(explainer, rules, x, numbers, seed).items():
+            pixels = order(score, numbers, seed)
+            for way in WAYS:
+                parts.setdefault((method, way), []).append(curves(explainer, x, y, pixels, steps, way))
         bar.update(min(start + BATCH, len(images)))
-    return {method: [np.concatenate(arrays, 1) for arrays in zip(*batches)] for method, batches in parts.items()}
+    return {key: [np.concatenate(arrays, 1) for arrays in zip(*batches)] for key, batches in parts.items()}
 
 
 def draw(results):
-    """The curves of logit and accuracy against the number of flipped pixels."""
-    figure = Figure(figsize=(12.5, 4.2), layout='constrained')
-    for axes, part, label in zip(figure.subplots(1, 2), (0, 1), ('mean logit of the class first seen', 'accuracy')):
-        for method, result in results.items():
-            style = '-' if method in COMPOSITES else ':' if method == 'random' else '--'
-            axes.plot(PIXELS_PER_STEP * np.arange(len(result[part])), result[part].mean(1), style, label=method)
-        axes.set(xlabel='pixels set to background, most relevant first', ylabel=label)
-        axes.grid(alpha=0.3)
+    """The curves of the logit, and of the accuracy, against the number of flipped pixels: a row for each way."""
+    figure = Figure(figsize=(12.5, 7.6), layout='constrained')
+    for row, way in zip(figure.subplots(2, 2, sharex=True), WAYS):
+        for axes, part, label in zip(row, (0, 1), ('mean logit of the class first seen', 'accuracy')):
+            for method in dict.fromkeys(method for method, _ in results):
+                values = results[method, way][part].mean(1)
+                style = '-' if method in COMPOSITES else ':' if method in BLIND else '--'
+                axes.plot(PIXELS_PER_STEP * np.arange(len(values)), values, style, label=method)
+            axes.set(xlabel=f'pixels, most relevant first: {way}', ylabel=label)
+            axes.grid(alpha=0.3)
     figure.legend(*axes.get_legend_handles_labels(), loc='outside right upper')
     return figure
 
 
 def table(results, steps):
-    """A line per method, the largest area first: area, and accuracy after a quarter, half and all of the steps."""
+    """A line per method, the largest area first: area of both ways, accuracy after a quarter, half and all of the steps to background;
+    then which areas are not distinguishable."""
     points = [steps // 4, steps // 2, steps]
-    lines = [f'{"":>18} {"area":>7}  accuracy after ' + ' '.join(f'{PIXELS_PER_STEP * k:>6} px' for k in points)]
-    for method, (logits, right) in sorted(results.items(), key=lambda item: -area(item[1][0])):
-        accuracies = ' '.join(f'{right[k].mean():>9.1%}' for k in points)
-        lines.append(f'{method:>18} {area(logits):7.3f} {"":>15}{accuracies}')
-    return '\n'.join(lines)
+    area = {key: areas(logits) for key, (logits, _) in results.items()}
+    methods = sorted({method for method, _ in results}, key=lambda method: -area[method, WAYS[0]].mean())
+    lines = [f'{"area":>18} ' + ' '.join(f'{way:>21}' for way in WAYS) + '  accuracy after '
+             + ' '.join(f'{PIXELS_PER_STEP * k:>6} px' for k in points)]
+    for method in methods:
+        accuracies = ' '.join(f'{results[method, WAYS[0]][1][k].mean():>9.1%}' for k in points)
+        lines.append(f'{method:>18} ' + ' '.join(f'{mean_and_interval(area[method, way]):>21}' for way in WAYS)
+                     + f'{"":>17}{accuracies}')
+    return '\n'.join(lines + [f'not distinguishable, {way}: {alike({method: area[method, way] for method in methods})}'
+                              for way in WAYS])
 
 
 def evaluate(args):
     check_writable(args.results)
+    check_spared(args.results, ['flipping.png', 'flipping.txt'], [args.data])
     explainer = Explainer(args.rule, args.logdir)
     (images, labels), = data.load(args.data, 'test')
     if args.digits > len(images):
         raise ValueError(f'--digits {args.digits}: the test set has {len(images)}')
-    rng = np.random.default_rng(args.seed)
-    chosen = rng.permutation(len(images))[:args.digits]
-    results = measure(explainer, args.rule, images[chosen] / np.float32(255), labels[chosen], args.steps, rng)
-    write(args.results / 'flipping.png', lambda path: draw(results).savefig(path, dpi=110))
+    chosen = generator(args.seed, 'digits').permutation(len(images))[:args.digits]
+    results = measure(explainer, args.rule, images[chosen] / np.float32(255), labels[chosen], args.steps, args.seed)
+    write(args.results / 'flipping.png', encoded(draw(results).savefig, dpi=110))
     print(f'{args.digits} test digits, {args.steps} steps of {PIXELS_PER_STEP} pixels, seed {args.seed}')
     print(table(results, args.steps))
-    write(args.results / 'flipping.txt', lambda path: path.write_text(table(results, args.steps) + '\n'))
+    write(args.results / 'flipping.txt', table(results, args.steps) + '\n')
     print(f'wrote {args.results / "flipping.png"} and {args.results / "flipping.txt"}')
 
 

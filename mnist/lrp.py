@@ -3,10 +3,12 @@
     python mnist/lrp.py                                  one test digit of each class, results/0.jpg .. 9.jpg
     python mnist/lrp.py --rule deep-taylor zplus epsilon three heatmaps beside every digit
     python mnist/lrp.py --image photo.png --target 3     your own digit: what speaks for a 3?
+    python mnist/lrp.py --digit 3 --against 8            why a 3 rather than an 8?
     python mnist/lrp.py --index all --save-relevance     all test digits, one results/relevance.npz
 
 Red pixels speak for the target class, blue ones against it, white is zero. The table that is printed gives, for every digit, the
-sum of relevance at each layer divided by the logit: 1.000000 everywhere means that none was lost on the way down to the pixels.
+sum of relevance at each layer divided by what it started with, the logit: 1.000000 everywhere means that none was lost on the way
+down to the pixels. Where the logit is negative, rules with one sign start with the evidence for the class instead.
 """
 from fnmatch import fnmatch
 from functools import partial
@@ -14,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from script import Parser, check_writable, once, open_session, progress_bar, seed, tf, unique, write
+from script import Parser, check_spared, check_writable, encoded, once, open_session, progress_bar, seed, tf, unique, write
 import data
 from model import CLASSES, LAYERS, SIDE, affine, best_checkpoint, forward, linear, pool, restore, transposed, variables
 from pictures import digit, draw
@@ -102,6 +104,37 @@ def relevance(composite, layers, a, weights, r):
     return result
 
 
+# Where relevance starts. chosen [n, classes]: 1 at the target, -1 at the class that it is held against, if there is one.
+
+def both_signs(composite, layers):
+    """Whether a composite, by its rule at the logits, tells what speaks for a class from what speaks against it."""
+    return rule_of(composite, layers[-1]) is epsilon
+
+
+def evidence(layers, a, weights):
+    """What speaks for each class: the sum of a w+ into the logits, for inputs a >= 0. [n, classes]"""
+    return linear(layers[-1], a[-2], weights[layers[-1].name].positive)
+
+
+def start(composite, layers, a, weights, chosen):
+    """The relevance of the logits: [n, classes].
+
+    With both signs at the logits it is the target's logit, less the other's at the other class. A rule with one sign would spread a
+    negative logit over what speaks for the class, as if it spoke against it: so it starts, where the logit is not positive, at the
+    evidence for the class; held against another one, with as much taken off there (contrastive LRP, Gu et al. 2018).
+    """
+    logits = a[-1]
+    if both_signs(composite, layers):
+        return logits * chosen
+    value = tf.where_v2(logits > 0, logits, evidence(layers, a, weights))
+    return tf.reduce_sum(value * tf.maximum(chosen, 0.0), -1, keepdims=True) * chosen
+
+
+def started(r, chosen):
+    """What relevance r of the logits is at the target and at the class it is held against: [n, 2]."""
+    return tf.stack([tf.reduce_sum(r * tf.maximum(part, 0.0), -1) for part in (chosen, -chosen)], -1)
+
+
 class Explainer:
     """The trained network, its relevance graph for some rules and the session that runs both; built once."""
 
@@ -111,14 +144,19 @@ class Explainer:
             weights = {name: each.read() for name, each in variables().items()}
             self.images = tf.placeholder(tf.float32, [None, SIDE, SIDE])
             self.target = tf.placeholder(tf.int64, [None])  # a class, or -1 for the most likely one
+            self.against = tf.placeholder(tf.int64, [None])  # the class that it is held against, or -1
             a = forward(self.images[..., None], weights)
             self.logits = a[-1]
-            target = tf.where(self.target < 0, tf.argmax(self.logits, 1), self.target)
-            selected = self.logits * tf.one_hot(target, CLASSES)  # where relevance starts: the target's logit, else zero
-            self.slope = tf.gradients(selected, self.images)[0]
+            against = tf.one_hot(self.against, CLASSES)
+            likely = tf.argmax(tf.where_v2(against > 0, -np.inf, self.logits), 1)
+            target = tf.where(self.target < 0, likely, self.target)
+            chosen = tf.one_hot(target, CLASSES) - against
+            self.slope = tf.gradients(self.logits * chosen, self.images)[0]
             self.results = {'logits': self.logits, 'targets': target}
             for rule in rules:
-                r = relevance(rule, LAYERS, a, weights, selected)
+                first = start(rule, LAYERS, a, weights, chosen)
+                r = relevance(rule, LAYERS, a, weights, first)
+                self.results[f'started/{rule}'] = started(first, chosen)
                 self.results[f'relevance/{rule}'] = r[0][..., 0]
                 self.results[f'sums/{rule}'] = tf.stack([total(x) for x in r], 1)
             wanted = {variable.op.name: variable for variable in tf.global_variables()}
@@ -128,13 +166,14 @@ class Explainer:
             self.session.run(initialise)
             tf.get_default_graph().finalize()  # no batch adds to it
 
-    def __call__(self, images, target=None):
-        """Explains digits [n, 28, 28] in [0, 1]: target class, or None for the most likely one.
+    def __call__(self, images, target=None, against=None):
+        """Explains digits [n, 28, 28] in [0, 1]: the target class, or None for the most likely one, held against another class or
+        None.
 
-        Returns {'logits': [n, 10], 'targets': [n], per rule 'relevance/<rule>': [n, 28, 28] and 'sums/<rule>': [n, L + 1]}, the
-        sum of relevance at each layer.
+        Returns {'logits': [n, 10], 'targets': [n], per rule 'relevance/<rule>': [n, 28, 28], 'started/<rule>': [n, 2], what
+        relevance started with at the target and at the other class, and 'sums/<rule>': [n, L + 1], its sum at each layer}.
         """
-        return self.session.run(self.results, self.feed(images, target))
+        return self.session.run(self.results, self.feed(images, target, against))
 
     def gradient(self, images, target=None):
         """The gradient of the target's logit [n, 28, 28] at digits [n, 28, 28] in [0, 1]."""
@@ -144,8 +183,9 @@ class Explainer:
         """The logits [n, 10] of digits [n, 28, 28] in [0, 1]."""
         return self.session.run(self.logits, {self.images: images})
 
-    def feed(self, images, target):
-        return {self.images: images, self.target: np.full(len(images), -1 if target is None else target)}
+    def feed(self, images, target, against=None):
+        target, against = (np.full(len(images), -1 if value is None else value) for value in (target, against))
+        return {self.images: images, self.target: target, self.against: against}
 
 
 def total(r):
@@ -168,7 +208,7 @@ def pick(explainer, classes, images, labels, rng):
     return chosen
 
 
-def chosen(explainer, images, labels, indices, classes, rng):
+def asked_for(explainer, images, labels, indices, classes, rng):
     """What the command line asks for of the test digits: their indices, and a name for each one's results."""
     if indices == ['all']:
         indices = range(len(images))
@@ -191,70 +231,113 @@ def read_pictures(paths):
     return np.reshape(images, [-1, SIDE, SIDE]), read, broken
 
 
-def explain_all(explainer, images, target):
+def explain_all(explainer, images, target, against):
     """Explains any number of digits, batch by batch. Returns what Explainer returns."""
     bar, results = progress_bar(len(images), 'digit', quiet=True), {}
-    for start in range(0, len(images), BATCH):
-        for name, values in explainer(images[start:start + BATCH], target).items():
+    for i in range(0, len(images), BATCH):
+        for name, values in explainer(images[i:i + BATCH], target, against).items():
             if name not in results:
                 results[name] = np.empty((len(images), *values.shape[1:]), values.dtype)
-            results[name][start:start + BATCH] = values
+            results[name][i:i + BATCH] = values
         if len(images) > BATCH:
-            bar.update(min(start + BATCH, len(images)))
+            bar.update(min(i + BATCH, len(images)))
     return results
 
 
-def table(rule, which, results):
+def shares(rule, results):
+    """The sum of relevance at each layer divided by what it started with [n, L + 1], and what it should be [n, 1]: 1; or 0 where
+    as much was taken off at another class."""
+    value, taken = np.split(np.float64(results[f'started/{rule}']), 2, -1)
+    even = (taken == -value) & (value != 0)
+    whole = np.where(even, value, value + taken)
+    return results[f'sums/{rule}'] / np.where(whole, whole, np.nan), np.where(even, 0.0, 1.0)
+
+
+def start_of(rule, results, i, against):
+    """What relevance of the i-th digit started with, in words."""
+    target = results['targets'][i]
+    logit, (value, taken) = results['logits'][i, target], results[f'started/{rule}'][i]
+    name = f'evidence {value:.3f}' if value > 0 >= logit else f'logit {logit:.3f}'
+    if against is None:
+        return name
+    return f'{name}, as much taken off' if taken == -value else f'{name} - {-taken:.3f}'
+
+
+def table(rule, which, results, against):
     """The conservation table of one rule: a line per digit."""
-    lines = [f'\n{rule}: sum of relevance / logit at each layer',
-             f'{"digit":>12} {"seen as":>7} {"target":>6} {"logit":>8} ' + ' '.join(f'{name:>9}' for name in ACTIVATIONS)]
+    other = '' if against is None else f' rather than {against}'
+    starts = [start_of(rule, results, i, against) for i in range(len(which))]
+    width = max(map(len, ['started with', *starts]))
+    lines = [f'\n{rule}{other}: sum of relevance / what it started with, at each layer',
+             f'{"digit":>12} {"seen as":>7} {"target":>6} {"started with":>{width}} ' + ' '.join(f'{name:>9}' for name in ACTIVATIONS)]
     for i, name in enumerate(which):
-        logits, target = results['logits'][i], results['targets'][i]
-        shares = ' '.join(f'{share:9.6f}' for share in results[f'sums/{rule}'][i] / logits[target])
-        lines.append(f'{name!s:>12} {logits.argmax():>7} {target:>6} {logits[target]:8.3f} {shares}')
+        values = ' '.join(f'{share:9.6f}' for share in shares(rule, results)[0][i])
+        seen, target = results['logits'][i].argmax(), results['targets'][i]
+        lines.append(f'{name!s:>12} {seen:>7} {target:>6} {starts[i]:>{width}} {values}')
     return '\n'.join(lines)
 
 
 def summary(rules, labels, results):
     """Accuracy, and per rule and layer the worst conservation over all digits."""
-    logits = np.take_along_axis(results['logits'], results['targets'][:, None], 1)
-    lines = [f'{len(logits)} digits, accuracy {np.mean(results["logits"].argmax(1) == labels):.2%}',
-             'largest |sum of relevance / logit - 1| at each layer:', f'{"":>12} ' + ' '.join(f'{name:>9}' for name in ACTIVATIONS)]
+    lines = [f'{len(labels)} digits, accuracy {np.mean(results["logits"].argmax(1) == labels):.2%}',
+             'largest |sum of relevance / what it started with - 1| at each layer:',
+             f'{"":>12} ' + ' '.join(f'{name:>9}' for name in ACTIVATIONS)]
     for rule in rules:
-        worst = np.abs(results[f'sums/{rule}'] / logits - 1).max(0)
-        lines.append(f'{rule:>12} ' + ' '.join(f'{loss:9.2e}' for loss in worst))
+        found, due = shares(rule, results)
+        lines.append(f'{rule:>12} ' + ' '.join(f'{loss:9.2e}' for loss in np.abs(found - due).max(0)))
     return '\n'.join(lines)
 
 
-def draw_all(folder, names, captions, images, rules, results):
+def label(rule, results, i, against):
+    """What stands above a heatmap: the rule and, where it is not plainly the class seen that is explained, which one."""
+    target = results['targets'][i]
+    logit = results['logits'][i, target]
+    name = f'{target} (logit {logit:.2f})' if logit <= 0 else f'{target}'
+    if against is not None:
+        return f'{rule}: {name} rather than {against}'
+    if results[f'started/{rule}'][i, 0] > 0 >= logit:
+        return f'{rule}: evidence for {name}'
+    return rule if target == results['logits'][i].argmax() else f'{rule}: {name}'
+
+
+def draw_all(folder, names, captions, images, rules, results, against):
     """Writes a picture of each digit, folder/<name>.jpg: the digit under its caption, beside a heatmap for each rule."""
     for i, (name, caption) in enumerate(zip(unique(names), captions)):
-        heatmaps = {rule: results[f'relevance/{rule}'][i] for rule in rules}
+        heatmaps = {label(rule, results, i, against): results[f'relevance/{rule}'][i] for rule in rules}
         title = f'{caption} seen as {results["logits"][i].argmax()}'
-        write(folder / f'{name}.jpg', draw(images[i], heatmaps, title).save)
+        write(folder / f'{name}.jpg', encoded(draw(images[i], heatmaps, title).save, 'JPEG'))
     return f'wrote {len(names)} pictures to {folder}: {names[0]}.jpg to {name}.jpg'
+
+
+def result_names(args):
+    """The names of all files that are written."""
+    names = [path.stem for path in args.image or []] or [f'index_{i}' for i in args.index or []] or [str(wanted) for wanted in args.digit]
+    return [f'{name}.jpg' for name in unique(names)] + ['relevance.npz'] * args.save_relevance
 
 
 def explain(args):
     """Does what the command line asks. Returns a line for each input that could not be read."""
     check_writable(args.results)
+    check_spared(args.results, result_names(args), (args.image or []) + [args.data])
     explainer, broken, labels = Explainer(args.rule, args.logdir), [], None
     if args.image:
         images, paths, broken = read_pictures(args.image)
         which, names, numbers = [path.name for path in paths], [path.stem for path in paths], {'files': list(map(str, paths))}
     else:
         (images, labels), = data.load(args.data, 'test')
-        which, names = chosen(explainer, images, labels, args.index, args.digit, np.random.default_rng(args.seed))
+        which, names = asked_for(explainer, images, labels, args.index, args.digit, np.random.default_rng(args.seed))
         images, labels, numbers = images[which] / np.float32(255), labels[which], {'index': which}
-    results = explain_all(explainer, images, args.target)
+    results = explain_all(explainer, images, args.target, args.against)
     if args.index == ['all'] and len(images) > BATCH:
         print(summary(args.rule, labels, results))
     elif which:
         captions = which if args.image else [f'test digit {i}' for i in which]
-        written = draw_all(args.results, names, captions, images, args.rule, results)
-        print('\n'.join(table(rule, which, results) for rule in args.rule) + f'\n\n{written} (seed {args.seed})')
+        written = draw_all(args.results, names, captions, images, args.rule, results, args.against)
+        print('\n'.join(table(rule, which, results, args.against) for rule in args.rule) + f'\n\n{written} (seed {args.seed})')
     if args.save_relevance and which:
-        arrays = {name: values for name, values in results.items() if not name.startswith('sums/')}
+        arrays = {name: values for name, values in results.items() if not name.startswith(('sums/', 'started/'))}
+        if args.against is not None:
+            arrays['against'] = np.int64(args.against)
         write(args.results / 'relevance.npz', lambda path: np.savez(path, **numbers, images=images, **arrays))
     return broken
 
@@ -271,6 +354,8 @@ def parse(argv):
                         help='your own pictures of one digit each, dark on light or light on dark, of any size')
     parser.add_argument('--target', type=int, choices=range(CLASSES), metavar='T',
                         help='explain this class instead of the most likely one')
+    parser.add_argument('--against', type=int, choices=range(CLASSES), metavar='D',
+                        help='explain it rather than this class; alone: why what the network saw, rather than this')
     parser.add_argument('--seed', type=seed, default=0, help='draws the test digits (default: 0)')
     parser.add_argument('--save-relevance', action='store_true', help='also write results/relevance.npz, the relevance as numbers')
     parser.add_argument('--data', type=Path, default=HERE / 'mnist.npz', metavar='FILE', help='default: mnist/mnist.npz')
@@ -280,6 +365,8 @@ def parse(argv):
     args.rule = once(args.rule)
     if args.index and 'all' in args.index and args.index != ['all']:
         parser.error('--index all stands alone')
+    if args.against is not None and args.against == args.target:
+        parser.error(f'--against {args.against} is the target itself')
     return parser, args
 
 

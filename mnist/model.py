@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from script import silence, tf
 
-BEST = 'best_checkpoint'  # the file in the logdir that names the checkpoint of best validation accuracy
+BEST = 'best_checkpoint'  # the file in the logdir in which TensorFlow notes the checkpoint of best validation accuracy
 SIDE = 28  # of a digit, in pixels
 CLASSES = 10
 
@@ -157,12 +157,30 @@ def forward(images, weights, dropout_seed=None):
     return a
 
 
+def checkpoints(logdir, kind):
+    """The checkpoints 'last' or 'best' in a folder, the oldest first: by their files, whatever TensorFlow's note of them says."""
+    found = {path.with_suffix('') for path in logdir.glob(f'{kind}-*.index')}
+    return [str(path) for path in sorted(found, key=lambda path: int(path.name.split('-')[1])) if path.name.split('-')[1].isdecimal()]
+
+
 def best_checkpoint(logdir):
-    """The checkpoint of best validation accuracy. Raises FileNotFoundError if nothing was trained there."""
-    best = tf.train.get_checkpoint_state(str(logdir), BEST)
+    """The checkpoint of best validation accuracy, the last one saved. Raises FileNotFoundError if nothing was trained there, ValueError
+    for a folder that TensorFlow cannot read."""
+    check_logdir(logdir)
+    best = checkpoints(logdir, 'best')
     if not best:
         raise FileNotFoundError(f'no trained network in {logdir}: run mnist/train.py first, or give its --logdir')
-    return best.model_checkpoint_path
+    return best[-1]
+
+
+def check_logdir(logdir):
+    """Raises ValueError for a folder whose name TensorFlow takes for a pattern."""
+    if set('[]*?') & set(str(logdir.absolute())):
+        raise ValueError(f'--logdir {logdir}: TensorFlow finds no checkpoints in a folder with one of [ ] * ? in its path')
+
+
+class Damaged(ValueError):
+    """A checkpoint that cannot be read."""
 
 
 def restore(session, saver, checkpoint, wanted):
@@ -181,4 +199,4 @@ def restore(session, saver, checkpoint, wanted):
     except TypeError as error:
         raise ValueError(f'checkpoint {checkpoint} is of another network: {error}; use another --logdir') from None
     except (tf.errors.OpError, LookupError, ValueError, RuntimeError):
-        raise ValueError(f'checkpoint {checkpoint} is damaged; delete its folder and train again') from None
+        raise Damaged(f'checkpoint {checkpoint} is damaged; delete its folder and train again') from None

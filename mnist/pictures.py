@@ -299,10 +299,19 @@ def draw(image, heatmaps, title):
     for rule, r in heatmaps.items():
         panels[rule] = colours(0.5 + 0.5 * r / (np.abs(r).max() or 1), bytes=True)[..., :3]
     sheet = Image.new('RGB', (len(panels) * (side + 8) + 8, side + bar + 8), 'white')
-    pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(16)
+    pen = ImageDraw.Draw(sheet)
     for i, (label, pixels) in enumerate(panels.items()):
         left = 8 + i * (side + 8)
         sheet.paste(Image.fromarray(pixels).resize((side, side), Image.Resampling.NEAREST), (left, bar))
-        pen.text((left + side / 2, bar / 2), label, 'black', font, anchor='mm')
+        pen.text((left + side / 2, bar / 2), label, 'black', fitting_font(label, side), anchor='mm')
         pen.rectangle((left, bar, left + side - 1, bar + side - 1), outline='grey')
     return sheet
+
+
+def fitting_font(text, width):
+    """The largest font, up to 16 pixels, in which the text is no wider than `width`."""
+    for size in range(16, 8, -1):
+        font = ImageFont.load_default(size)
+        if font.getlength(text) <= width:
+            break
+    return font

@@ -5,13 +5,18 @@
 It can be stopped at any moment, even killed, and goes on from the last checkpoint when it is started again; the same seed gives
 the same weights either way. `tensorboard --logdir mnist/logs` (not among the requirements) shows the curves and the graph.
 """
+import contextlib
 from pathlib import Path
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
 
 import numpy as np
 
-from script import Parser, check_writable, count, number, open_session, progress_bar, seed, supported, tf
+from script import Parser, check_writable, count, number, open_session, progress_bar, seed, silence, supported, tf
 import data
-from model import BEST, SIDE, Weights, best_checkpoint, forward, restore, variables
+from model import BEST, SIDE, Damaged, Weights, best_checkpoint, check_logdir, checkpoints, forward, restore, variables
 
 HERE = Path(__file__).resolve().parent
 SAVE_EVERY = 100  # steps
@@ -65,15 +70,14 @@ class Trainer:
 
     def start(self, logdir):
         """Draws the weights, or goes on from the last checkpoint. Returns the number of steps done."""
-        last = tf.train.get_checkpoint_state(str(logdir))
+        last = checkpoints(logdir, 'last')
         if not last:
             self.session.run(self.initialise)
             return 0
-        self.saver.recover_last_checkpoints(last.all_model_checkpoint_paths)
-        best = tf.train.get_checkpoint_state(str(logdir), BEST)
-        self.best_saver.recover_last_checkpoints(best.all_model_checkpoint_paths if best else [])
+        self.saver.recover_last_checkpoints(last)
+        self.best_saver.recover_last_checkpoints(checkpoints(logdir, 'best'))
         wanted = {name: self.session.run(variable.initial_value) for name, variable in self.settings.items()}
-        restore(self.session, self.saver, last.model_checkpoint_path, {v.op.name: v for v in tf.global_variables()})
+        self.restore_newest(last)
         for name, value in wanted.items():
             found = self.session.run(self.settings[name])
             if found != value:
@@ -81,8 +85,27 @@ class Trainer:
                 raise ValueError(f'{logdir} holds a training with --{option} {found}, not {value}; use another --logdir')
         return self.session.run(self.step)
 
+    def restore_newest(self, found):
+        """Reads the newest whole one of the checkpoints; says which ones are damaged, and raises Damaged if all are."""
+        for i, checkpoint in enumerate(reversed(found), 1):
+            try:
+                return restore(self.session, self.saver, checkpoint, {v.op.name: v for v in tf.global_variables()})
+            except Damaged:
+                if i == len(found):
+                    raise
+                print(f'{checkpoint} is damaged: going on from the one before')
+
     def save(self, logdir):
-        self.saver.save(self.session, str(logdir / 'last'), self.step, write_meta_graph=False)
+        self.write(self.saver, logdir / 'last')
+
+    def write(self, saver, path, *note):
+        """Writes a checkpoint. Raises OSError that names it, on a full disk say; those of before stay."""
+        try:
+            with silence():
+                saver.save(self.session, str(path), self.step, *note, write_meta_graph=False)
+        except (tf.errors.OpError, OSError, ValueError, RuntimeError) as error:
+            reason = next((line for line in str(error).splitlines() if 'space' in line or 'denied' in line), str(error).strip().splitlines()[-1])
+            raise OSError(f'cannot write checkpoint {path} ({reason[:200]}); what was saved before stays') from None
 
     def accuracy(self, images, labels):
         right = [self.session.run(self.predicted, {self.images: images[i:i + 500]}) == labels[i:i + 500]
@@ -93,7 +116,7 @@ class Trainer:
         """Validation accuracy; if it is the best yet the weights are saved as such."""
         accuracy = self.accuracy(images, labels)
         if accuracy > self.session.run(self.best):
-            self.best_saver.save(self.session, str(logdir / 'best'), self.step, BEST, write_meta_graph=False)
+            self.write(self.best_saver, logdir / 'best', BEST)
             self.best.load(accuracy, self.session)
         self.save(logdir)
         return accuracy
@@ -116,13 +139,22 @@ def train_epoch(trainer, number, batches, done, total, logdir, writer):
             writer.add_summary(summary, number * total + i)
         if i % SAVE_EVERY == 0 and i < total:
             trainer.save(logdir)
+        if not np.isfinite(cost):
+            raise ValueError(f'the cost is {cost} after step {number * total + i}: train with a lower --learning-rate, in another --logdir')
         sums += cost, accuracy
         bar.update(i, zip(['cost', 'accuracy'], sums / (i - done)))  # means over this epoch's steps, as far as this run made them
 
 
 def train(args):
     """Does what the command line asks."""
+    check_logdir(args.logdir)
     check_writable(args.logdir)
+    with alone(args.logdir):
+        train_in(args)
+
+
+def train_in(args):
+    """Trains, validates, tests, in a folder that is this training's own."""
     (x, y), validation, test = data.load(args.data, 'train', 'validation', 'test')
     total = -(-len(x) // args.batch_size)
     trainer = Trainer(args.epochs * total, args.seed, args.batch_size, args.learning_rate, args.precision)
@@ -144,6 +176,18 @@ def train(args):
             print(f'validation accuracy {accuracy:.2%}')
     restore(trainer.session, trainer.best_saver, best_checkpoint(args.logdir), trainer.best_variables)
     print(f'test accuracy {trainer.accuracy(*test):.2%} (weights of the best validation accuracy, seed {args.seed})')
+
+
+@contextlib.contextmanager
+def alone(logdir):
+    """Holds a folder for this training, where the system can. Raises ValueError if another has it."""
+    with open(logdir / 'lock', 'w') as file:
+        try:
+            if fcntl:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise ValueError(f'another training runs in {logdir}; use another --logdir') from None
+        yield
 
 
 def rate(text):

@@ -1,7 +1,9 @@
 """How fast, how large: medians of repetitions that alternate between the cases, each ratio within one process.
 
     python tests/benchmark.py mnist                 an epoch of mnist/train.py against Keras's model.fit of the same network
-    python tests/benchmark.py vgg                   every composite against the forward pass; peak memory
+    python tests/benchmark.py vgg                   every composite, and the default pair, against the forward pass; peak memory
+    python tests/benchmark.py targets               three targets in one graph against three runs; are they equal to the bit?
+    python tests/benchmark.py precision             what float32 and bfloat16 lose against float64, worst of the 24 photographs
     python tests/benchmark.py pictures              vgg/lrp.py end to end: start-up, memory over many pictures, bfloat16's agreement
     python tests/benchmark.py vgg --batch 1 --rule deep-taylor epsilon --precision float32 --network full
 
@@ -25,6 +27,9 @@ import numpy as np
 ROOT = Path(__file__).resolve().parent.parent
 HEAD = [4096, 4096, 1000]
 SIZE = (224, 224, 3)
+PAIR = 'the default pair'
+COMPOSITES = ['deep-taylor', 'zplus', 'wsquare', 'epsilon', 'alpha1beta0', 'alpha2beta1', 'epsilon-plus', 'epsilon-plus-flat',
+              'epsilon-alpha2beta1', 'epsilon-gamma-box', 'montavon2019']
 
 
 def peak():
@@ -124,9 +129,10 @@ def vgg_case(path, method, batch, precision, repetitions):
     sys.path.insert(0, str(ROOT / 'vgg'))
     import lrp
     from script import tf
-    explainer = lrp.Explainer([method] if method in lrp.COMPOSITES else [], lrp.open_network(path), precision)
-    fetch = explainer.gradient if method == 'gradient' else explainer.results[f'relevance/{method}']
-    feed = explainer.feed(np.random.default_rng(0).integers(0, 256, [int(batch), 224, 224, 3]), [-1] * int(batch))
+    composites = ['deep-taylor', 'epsilon-gamma-box'] if method == PAIR else [method] if method in lrp.COMPOSITES else []
+    explainer = lrp.Explainer(composites, lrp.open_network(path), precision)
+    fetch = [explainer.results[f'relevance/{composite}'] for composite in composites] or explainer.gradient
+    feed = explainer.feed(np.random.default_rng(0).integers(0, 256, [int(batch), 224, 224, 3]))
     session = explainer.session
     for _ in range(2):
         session.run(fetch, feed)
@@ -164,6 +170,53 @@ def vgg(args):
                               f'{result["peak"]:5.2f} {result["convolutions"]:12}', flush=True)
 
 
+def targets_case(composite, k):
+    """Seconds for k targets of 8 photographs in one graph and one after the other, and the largest difference."""
+    sys.path.insert(0, str(ROOT / 'vgg'))
+    import lrp
+    images, ranks = photographs()[:8], -1 - np.arange(int(k))
+    one, many = (lrp.Explainer([composite], lrp.open_network('caltech101'), walks=walks) for walks in (1, int(k)))
+    cases = {'together': lambda: many(images, [ranks] * 8), 'apart': lambda: [one(images, [rank] * 8) for rank in ranks]}
+    together, apart = cases['together']()[f'relevance/{composite}'], np.stack([run[f'relevance/{composite}'] for run in cases['apart']()], 1)
+    return dict(alternate(cases, 3), difference=float(np.abs(together - apart).max()), peak=peak())
+
+
+def targets(args):
+    for composite in [method for method in args.rule if method in COMPOSITES]:
+        result = child('targets', composite, 3)
+        print(f'{composite:>20}: three targets in one graph take {ratio(result, "together", "apart"):.2f} of three runs, largest difference '
+              f'{result["difference"]}', flush=True)
+
+
+def photographs():
+    """The bundled ones as the network sees them."""
+    from pictures import open_picture
+    return np.stack([open_picture(path, SIZE).seen for path in sorted((ROOT / 'vgg' / 'images').glob('*.jpg'))])
+
+
+def precision_case(composite):
+    """What float32 and bfloat16 lose of each photograph's relevance: {precision: [[largest difference / largest relevance,
+    correlation of the heatmaps], ...]}, against float64."""
+    sys.path.insert(0, str(ROOT / 'vgg'))
+    import lrp
+    images, maps = photographs(), {}
+    for precision in ('float64', 'float32', 'bfloat16'):
+        explainer = lrp.Explainer([composite], lrp.open_network('caltech101'), precision)
+        maps[precision] = np.concatenate([explainer(images[i:i + 8], [-1] * 8)[f'relevance/{composite}'] for i in range(0, len(images), 8)])
+        explainer.session.close()
+    exact = maps.pop('float64')
+    return {name: [[float(np.abs(x - y).max() / np.abs(y).max()), float(np.corrcoef(x.sum(-1).ravel(), y.sum(-1).ravel())[0, 1])]
+                   for x, y in zip(found, exact)] for name, found in maps.items()}
+
+
+def precision(args):
+    print(f'{"worst of 24 photographs":>24} {"float32: difference":>20} {"correlation":>12} {"bfloat16: difference":>21} {"correlation":>12}')
+    for composite in [method for method in args.rule if method in COMPOSITES]:
+        found = child('precision', composite)
+        float32, bfloat16 = ((max(each[0] for each in found[name]), min(each[1] for each in found[name])) for name in ('float32', 'bfloat16'))
+        print(f'{composite:>24} {float32[0]:20.1e} {float32[1]:12.7f} {bfloat16[0]:21.1e} {bfloat16[1]:12.5f}', flush=True)
+
+
 # Pictures
 
 def end_to_end_case():
@@ -177,7 +230,7 @@ def end_to_end_case():
         explainer(open_picture(paths[0], SIZE).seen[None], [-1])
         result = {'startup': time.time() - float(os.environ['STARTED'])}
         pixels = np.stack([open_picture(path, SIZE).seen for path in paths])
-        names = [path.stem for path in paths]
+        jobs = [(path.stem, path) for path in paths]
 
         def alone():
             for i in range(0, len(pixels), 8):
@@ -185,7 +238,7 @@ def end_to_end_case():
 
         def whole():
             files = lrp.Files(Path(folder), explainer.network.classes, ['deep-taylor'], 'seismic', False, False)
-            lrp.explain_pictures(explainer, paths, names, [-1], 8, files)
+            lrp.explain_pictures(explainer, jobs, [-1], None, 8, files)
 
         return dict(result, **alternate({'alone': alone, 'whole': whole}, 3))
 
@@ -197,7 +250,7 @@ def many_case(count):
     with tempfile.TemporaryDirectory() as folder:
         paths = sorted((ROOT / 'vgg' / 'images').glob('*.jpg'))
         (Path(folder) / 'list.txt').write_text('\n'.join(str(paths[i % len(paths)]) for i in range(count)))
-        _, args = lrp.parse([f'@{folder}/list.txt', '--weights', 'caltech101', '--results', folder])
+        _, args = lrp.parse([f'@{folder}/list.txt', '--weights', 'caltech101', '--results', folder, '--rule', 'deep-taylor'])
         lrp.explain(args)
     return peak()
 
@@ -220,7 +273,7 @@ def pictures(args):
     end_to_end()
     print(f'peak memory after 10 pictures {child("many", 10):.2f} GB, after 500 {child("many", 500):.2f} GB', flush=True)
     for method in args.rule:
-        if method != 'gradient':
+        if method in COMPOSITES:
             correlations = child('agreement', method)
             print(f'{method:>20}: correlation of bfloat16 with float32 at least {min(correlations):.5f}, median '
                   f'{statistics.median(correlations):.5f}', flush=True)
@@ -241,6 +294,10 @@ def worker(arguments):
     elif kind == 'vgg':
         path, method, batch, precision, repetitions = rest
         result = vgg_case(Path(path), method, batch, precision, int(repetitions))
+    elif kind == 'targets':
+        result = targets_case(*rest)
+    elif kind == 'precision':
+        result = precision_case(*rest)
     elif kind == 'many':
         result = many_case(int(rest[0]))
     elif kind == 'agreement':
@@ -253,10 +310,9 @@ def worker(arguments):
 def main():
     if sys.argv[1:2] == ['worker']:
         return worker(sys.argv[2:])
-    methods = ['gradient', 'deep-taylor', 'zplus', 'wsquare', 'epsilon', 'alpha1beta0', 'alpha2beta1', 'epsilon-plus',
-               'epsilon-plus-flat', 'epsilon-alpha2beta1', 'epsilon-gamma-box', 'montavon2019']
+    methods = ['gradient', PAIR, *COMPOSITES]
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('part', choices=['mnist', 'vgg', 'pictures'])
+    parser.add_argument('part', choices=['mnist', 'vgg', 'targets', 'precision', 'pictures'])
     parser.add_argument('--batches', type=int, default=60, help='mnist: training steps in each repetition (default: 60)')
     parser.add_argument('--network', nargs='+', choices=['full', 'bundled'], default=['full', 'bundled'])
     parser.add_argument('--batch', nargs='+', type=int, default=[1, 8])
@@ -264,7 +320,7 @@ def main():
     parser.add_argument('--rule', nargs='+', choices=methods, default=methods)
     parser.add_argument('--repetitions', type=int, default=5)
     args = parser.parse_args()
-    {'mnist': mnist, 'vgg': vgg, 'pictures': pictures}[args.part](args)
+    {'mnist': mnist, 'vgg': vgg, 'targets': targets, 'precision': precision, 'pictures': pictures}[args.part](args)
 
 
 if __name__ == '__main__':

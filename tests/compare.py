@@ -1,9 +1,10 @@
-"""The same network, photographs and rules through Zennit (PyTorch) and vgg/lrp.py: agreement and time side by side in one run.
+"""Ours beside Zennit (PyTorch): every composite that Zennit's rules can state, in float64 and with the same stabilisers.
 
     pip install torch torchvision zennit
-    python tests/compare.py                the bundled VGG16 on eight bundled photographs, four composites
+    python tests/compare.py                the bundled VGG16 on eight bundled photographs
+    python tests/compare.py --times        also how long both take in float32, with Zennit's own composites
 
-Neither package is among the requirements: without them this says so and does nothing.
+None of these packages is among the requirements: without them this says so and does nothing.
 """
 import argparse
 from pathlib import Path
@@ -14,7 +15,7 @@ import time
 import numpy as np
 
 ROOT = Path(__file__).resolve().parent.parent
-COMPOSITES = ['epsilon-plus', 'epsilon-plus-flat', 'epsilon-alpha2beta1', 'epsilon-gamma-box']
+TINY = 1e-20  # our stabiliser where z is never negative
 
 
 def torch_network(torch, explainer):
@@ -33,16 +34,30 @@ def torch_network(torch, explainer):
                 module = torch.nn.Linear(*layer.size)
                 w = w.T if flattened else w.reshape(7, 7, -1, w.shape[1]).transpose(3, 2, 0, 1).reshape(w.shape[1], -1)
                 flattened = True
-            module.weight.data, module.bias.data = torch.tensor(w.copy()), torch.tensor(b)
+            module.weight.data, module.bias.data = torch.tensor(w.copy()), torch.tensor(b.copy())
             modules += [module, torch.nn.ReLU()]
     return torch.nn.Sequential(*modules[:-1])
 
 
-def zennit_composites(torch, composites, low, high):
-    low, high = (torch.tensor(limit).reshape(1, 3, 1, 1) for limit in (low, high))
-    return {'epsilon-plus': composites.EpsilonPlus(), 'epsilon-plus-flat': composites.EpsilonPlusFlat(),
-            'epsilon-alpha2beta1': composites.EpsilonAlpha2Beta1(),
-            'epsilon-gamma-box': composites.EpsilonGammaBox(low=low, high=high)}
+def zennit_composites(low, high, dtype):
+    """{our name: the same of Zennit's rules, with our stabilisers}. Its ZPlus has the bias that Bach et al. (2015) give it; z+ of
+    Montavon et al. (2017) has none."""
+    import torch
+    from zennit import rules
+    from zennit.composites import SpecialFirstLayerMapComposite
+    low, high = (torch.tensor(limit, dtype=dtype).reshape(1, 3, 1, 1) for limit in (low, high))
+    alpha1, alpha2 = (rules.AlphaBeta(alpha=alpha, beta=alpha - 1, stabilizer=TINY) for alpha in (1.0, 2.0))
+    zplus, epsilon = rules.ZPlus(stabilizer=TINY, zero_params='bias'), rules.Epsilon(epsilon=1e-6)
+    box, gamma = rules.ZBox(low, high, stabilizer=TINY), rules.Gamma(gamma=0.25, stabilizer=1e-9)
+    flat, wsquare = rules.Flat(stabilizer=TINY), rules.WSquare(stabilizer=TINY, zero_params='bias')
+    table = {  # pixels, convolutions, dense
+        'deep-taylor': (box, zplus, zplus), 'zplus': (zplus, zplus, zplus), 'wsquare': (wsquare, zplus, zplus),
+        'epsilon': (epsilon, epsilon, epsilon), 'alpha1beta0': (alpha1, alpha1, alpha1), 'alpha2beta1': (alpha2, alpha2, alpha2),
+        'epsilon-plus': (alpha1, alpha1, epsilon), 'epsilon-plus-flat': (flat, alpha1, epsilon),
+        'epsilon-alpha2beta1': (alpha2, alpha2, epsilon), 'epsilon-gamma-box': (box, gamma, epsilon)}
+    return {name: SpecialFirstLayerMapComposite([(torch.nn.ReLU, rules.Pass()), (torch.nn.Conv2d, conv), (torch.nn.Linear, dense)],
+                                                [(torch.nn.Conv2d, pixels)])
+            for name, (pixels, conv, dense) in table.items()}
 
 
 def zennit_relevance(torch, network, composite, pixels):
@@ -55,38 +70,53 @@ def zennit_relevance(torch, network, composite, pixels):
     return relevance.numpy().transpose(0, 2, 3, 1)
 
 
+def explained(lrp, name, precision, images):
+    """Our explainer of one composite, what it is fed, and Zennit's network and composite."""
+    import torch
+    explainer = lrp.Explainer([name], lrp.open_network('caltech101'), precision)
+    dtype = torch.float64 if precision == 'float64' else torch.float32
+    pixels = explainer.network.layers[0]
+    return explainer, explainer.feed(images), torch_network(torch, explainer), zennit_composites(pixels.low, pixels.high, dtype)[name]
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('--times', action='store_true')
     parser.add_argument('--repetitions', type=int, default=3)
     args = parser.parse_args()
     try:
         import torch
-        from zennit import composites
+        import zennit  # noqa: F401
     except ImportError as error:
         print(f'{error}: nothing to compare with. Get it by: pip install torch torchvision zennit')
         return
     sys.path.insert(0, str(ROOT / 'vgg'))
     import lrp
     from pictures import open_picture
-    from weights import open_network
     images = np.stack([open_picture(path, (224, 224, 3)).seen for path in sorted((ROOT / 'vgg' / 'images').glob('*.jpg'))[:8]])
-    print(f'{"batch of 8":>20} {"ours, s / picture":>18} {"Zennit":>7} {"ratio":>6} {"largest difference / largest relevance":>39}')
-    for name in COMPOSITES:
-        explainer = lrp.Explainer([name], open_network('caltech101'))
-        network = torch_network(torch, explainer)
-        composite = zennit_composites(torch, composites, explainer.network.layers[0].low, explainer.network.layers[0].high)[name]
-        feed = explainer.feed(images, [-1] * len(images))
-        pixels = feed[explainer.pixels]
-        times, results = {'ours': [], 'zennit': []}, {}
-        for i in range(args.repetitions + 1):  # the first one warms up
-            for side, run in (('ours', lambda: explainer.session.run(explainer.results[f'relevance/{name}'], feed)[..., ::-1]),
-                              ('zennit', lambda: zennit_relevance(torch, network, composite, pixels))):
-                start = time.perf_counter()
-                results[side] = run()
-                times[side] += [time.perf_counter() - start] if i else []
-        ours, zennit = (statistics.median(times[side]) / len(pixels) for side in ('ours', 'zennit'))
-        difference = np.abs(results['ours'] - results['zennit']).max() / np.abs(results['zennit']).max()
-        print(f'{name:>20} {ours:18.3f} {zennit:7.3f} {ours / zennit:6.2f} {difference:39.1e}', flush=True)
+    print(f'{"composite":>20} {"largest difference / largest relevance":>39}' + args.times * ' ours, s / picture  Zennit  ratio')
+    for name in zennit_composites([0] * 3, [1] * 3, torch.float64):
+        explainer, feed, network, composite = explained(lrp, name, 'float64', images)
+        ours = explainer.session.run(explainer.relevance[name][0][0], feed)
+        theirs = zennit_relevance(torch, network, composite, feed[explainer.pixels])
+        explainer.session.close()
+        line = f'{name:>20} {np.abs(ours - theirs).max() / np.abs(theirs).max():39.1e}'
+        if args.times:
+            ours, theirs = measure(torch, *explained(lrp, name, 'float32', images), args.repetitions)
+            line += f' {ours / len(images):18.3f} {theirs / len(images):7.3f} {ours / theirs:6.2f}'
+        print(line, flush=True)
+
+
+def measure(torch, explainer, feed, network, composite, repetitions):
+    """Median seconds of ours and of Zennit's, in turn, after one run to warm up."""
+    (relevance,), times = explainer.relevance.values(), {'ours': [], 'zennit': []}
+    for i in range(repetitions + 1):
+        for side, run in (('ours', lambda: explainer.session.run(relevance[0][0], feed)),
+                          ('zennit', lambda: zennit_relevance(torch, network, composite, feed[explainer.pixels]))):
+            start = time.perf_counter()
+            run()
+            times[side] += [time.perf_counter() - start] if i else []
+    return [statistics.median(each) for each in times.values()]
 
 
 if __name__ == '__main__':

@@ -165,7 +165,7 @@ def other_network(folder, name):
         tf.get_variable('conv1/kernel', [5, 5, 1, 32])
         session.run(tf.global_variables_initializer())
         saver = tf.train.Saver()
-        saver.save(session, str(folder / 'last-1'), latest_filename=name, write_meta_graph=False)
+        saver.save(session, str(folder / f'{"best" if "best" in name else "last"}-1'), latest_filename=name, write_meta_graph=False)
 
 
 def truncate(path):

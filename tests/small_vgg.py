@@ -46,8 +46,8 @@ def shrink(monkeypatch):
 
 
 def run(main, capsys, *arguments):
-    """Calls main as the command line does. Returns its exit status and the lines on standard output and standard error, that which
-    says what network was read apart."""
+    """Calls main as the command line does. Returns its exit status and the lines on standard output and standard error; the first,
+    which says what network was read, and the last, a summary, apart."""
     capsys.readouterr()
     status = 0
     try:
@@ -57,7 +57,8 @@ def run(main, capsys, *arguments):
     out, err = capsys.readouterr()
     lines = out.splitlines()
     network = lines.pop(0) if lines and ' convolution' in lines[0] else None
-    return SimpleNamespace(status=status, network=network, out=lines, err=err.splitlines())
+    summary = lines.pop() if lines and lines[-1].endswith('pictures a second') else None
+    return SimpleNamespace(status=status, network=network, out=lines, summary=summary, err=err.splitlines())
 
 
 def script_in(folder, monkeypatch, capsys):

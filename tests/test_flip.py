@@ -1,5 +1,4 @@
 """Pixel flipping, region perturbation and randomised weights, on networks whose relevant inputs are known."""
-from functools import partial
 from types import SimpleNamespace
 
 from conftest import ROOT, scripts, succeed
@@ -26,27 +25,29 @@ def flip():
 
 def test_area_by_hand(flip):
     logits = np.array([[8.0, 4.0], [6.0, 4.0], [2.0, 0.0], [0.0, 0.0]])  # two images; drops 0 2 6 8 and 0 0 4 4
-    assert flip.area(logits) == (0 + 2 + 6 + 8 + 0 + 0 + 4 + 4) / 8
-    assert scripts('vgg').flip.aopc(logits) == flip.area(logits)
+    assert list(flip.areas(logits)) == [(0 + 2 + 6 + 8) / 4, (0 + 0 + 4 + 4) / 4]
+    assert list(scripts('vgg').flip.aopc(logits)) == list(flip.areas(logits))
 
 
 def test_order_is_of_falling_score_with_ties_at_random(flip):
     score = np.zeros([2, 28, 28])
     score[0, 3, 5], score[0, 20, 1], score[1, 0, 0] = 2.0, 1.0, -1.0
-    orders = [flip.order(score, np.random.default_rng(seed)) for seed in (0, 1)]
+    orders = [flip.order(score, range(2), seed) for seed in (0, 1)]
     for order in orders:
         assert all(sorted(row) == list(range(784)) for row in order)
         assert list(order[0, :2]) == [3 * 28 + 5, 20 * 28 + 1] and order[1, -1] == 0
     assert (orders[0] != orders[1]).mean() > 0.9
+    np.testing.assert_array_equal(flip.order(score[1:], [1], 0), orders[0][1:])  # whatever stands beside it
 
 
-def test_flipping_blackens_four_pixels_a_step_in_order(flip):
-    images = np.ones([1, 28, 28])
+@pytest.mark.parametrize('way, value', [('to background', 0), ('inverted', 0.75)])
+def test_flipping_changes_four_pixels_a_step_in_order(flip, way, value):
+    images = np.full([1, 28, 28], 0.25)
     pixels = np.arange(784)[None, ::-1]
-    sums = [x.sum() for x in flip.flipped(images, pixels, 3)]
-    assert sums == [784, 780, 776, 772] and images.sum() == 784
-    *_, last = flip.flipped(images, pixels, 3)
-    assert last.reshape(-1)[-12:].sum() == 0 and last.reshape(-1)[:-12].all()
+    sums = [x.sum() for x in flip.flipped(images, pixels, 3, way)]
+    assert sums == [196 + 4 * k * (value - 0.25) for k in range(4)] and images.sum() == 196
+    *_, last = flip.flipped(images, pixels, 3, way)
+    assert (last.reshape(-1)[-12:] == value).all() and (last.reshape(-1)[:-12] == 0.25).all()
 
 
 def test_true_order_of_a_linear_network_is_first_and_random_last(flip):
@@ -56,9 +57,9 @@ def test_true_order_of_a_linear_network_is_first_and_random_last(flip):
     network, truth = linear_network(w), images * w[..., 0]
     blurred = truth + rng.normal(0, 0.5, truth.shape)
     scores = {'true': truth, 'blurred': blurred, 'random': rng.random(truth.shape), 'worst': -truth}
-    curves = {name: flip.curves(network, images, np.zeros(5), flip.order(score, rng), 196)[0]
+    curves = {name: flip.curves(network, images, np.zeros(5), flip.order(score, range(5), 0), 196, 'to background')[0]
               for name, score in scores.items()}
-    areas = {name: flip.area(logits) for name, logits in curves.items()}
+    areas = {name: flip.areas(logits).mean() for name, logits in curves.items()}
     assert areas['true'] > areas['blurred'] > areas['random'] > areas['worst']
     first = np.sort(truth.reshape(5, -1), 1)[:, ::-1]  # each step takes away its four largest terms
     expected = truth.sum((1, 2)) - np.cumsum(first, 1)[:, 3::4].T
@@ -74,7 +75,7 @@ def test_regions_of_a_network_that_reads_one_patch():
     others = np.delete(np.arange(196), patch)
     orders = {place: np.tile(np.insert(others, place, patch), (3, 1)) for place in (0, 7, 190)}
     intact = network.classify(images)
-    areas = {place: flip.aopc(flip.curve(network, images, intact, order, noise, 4)) for place, order in orders.items()}
+    areas = {place: flip.aopc(flip.curve(network, images, intact, order, noise, 4)).mean() for place, order in orders.items()}
     seen = intact[:, 0].mean()
     assert areas[0] == pytest.approx(seen * 4 / 5)  # lost at the first step
     assert areas[7] == pytest.approx(seen * 3 / 5)  # at the second
@@ -100,31 +101,46 @@ def test_scores_of_a_network_that_reads_its_middle_rank_the_middle_first(tmp_pat
     np.savez(tmp_path / 'middle.npz', **arrays)
     explainer = vgg.lrp.Explainer(['deep-taylor'], vgg.weights.open_network(tmp_path / 'middle.npz'))
     images = np.random.default_rng(0).integers(0, 256, [2, 224, 224, 3], np.uint8)
-    scores = vgg.flip.scores(explainer, ['deep-taylor'], images, np.random.default_rng(0))
-    assert list(scores) == ['deep-taylor', 'gradient x input', 'random']
+    scores = vgg.flip.scores(explainer, ['deep-taylor'], images)
+    assert list(scores) == ['deep-taylor', 'gradient x input', 'edges', 'centre']
+    assert set(scores['centre'].argmax(1)) <= {6 * 14 + 6, 6 * 14 + 7, 7 * 14 + 6, 7 * 14 + 7} and scores['centre'][0].argmin() in (0, 13, 182, 195)
     share = np.abs(scores['deep-taylor']).reshape(-1, 14, 14)
     assert (share[:, 2:12, 2:12].sum((1, 2)) > 0.9 * share.sum((1, 2))).all()
     assert (share[:, 6:8, 6:8].mean((1, 2)) > 5 * share.mean((1, 2))).all()
     bright = list(np.random.default_rng(1).integers(200, 256, [3, 224, 224, 3], np.uint8))  # noise darkens, so the logit falls
-    results = vgg.flip.measure(explainer, ['deep-taylor'], bright, 2, 4, np.random.default_rng(0))
+    results = vgg.flip.measure(explainer, ['deep-taylor'], bright, 2, 4, 0)
     assert {logits.shape for logits in results.values()} == {(5, 3)}
-    areas = {key: vgg.flip.aopc(logits) for key, logits in results.items()}
+    areas = {key: vgg.flip.aopc(logits).mean() for key, logits in results.items()}
     assert areas['deep-taylor', 'most'] > 2 * areas['random', 'most'] > 0
     assert areas['random', 'most'] > 2 * areas['deep-taylor', 'least']
+    same = vgg.flip.measure(explainer, [], bright, 3, 4, 0)  # neither the batch nor a rule beside it changes a method's numbers
+    for key in same:
+        np.testing.assert_allclose(same[key], results[key], rtol=1e-5)
+    drawn = [vgg.flip.measure(explainer, [], bright[:1], 1, 4, seed)['random', 'most'] for seed in (0, 1)]
+    assert np.abs(drawn[0] - drawn[1]).max() > 0
+    twice = vgg.flip.measure(explainer, [], bright[:1], 1, 4, 0, repeats=2)['random', 'most']
+    assert np.abs(twice - drawn[0]).max() > 0 and twice.shape == (5, 1)
 
 
 def test_mnist_script_puts_the_rules_ahead_of_random(small, logdir, tmp_path):
     options = ['--data', small, '--logdir', logdir, '--results', tmp_path / 'r', '--digits', 60, '--steps', 20, '--seed', 3]
     printed = succeed('mnist/flip.py', *options, cwd=tmp_path)
     lines = [line.split() for line in printed.splitlines() if line.endswith('%')]
-    areas = {' '.join(words[:-4]): float(words[-4]) for words in lines}
-    assert set(areas) == {'deep-taylor', 'zplus', 'epsilon', 'gradient x input', 'gradient magnitude', 'random'}
+    areas = {' '.join(words[:-9]): float(words[-9]) for words in lines}
+    assert set(areas) == {'deep-taylor', 'zplus', 'epsilon', 'gradient x input', 'gradient magnitude', 'random', 'random ink', 'brightness'}
+    for words in lines:  # 95 % intervals hold the mean
+        for mean, low, high in (words[-9:-6], words[-6:-3]):
+            assert float(low[1:-1]) <= float(mean) <= float(high[:-1])
+    assert areas['random ink'] > 2 * areas['random']
     assert list(areas.values()) == sorted(areas.values(), reverse=True)
     assert all(areas[rule] > 2 * areas['random'] for rule in ('deep-taylor', 'zplus', 'epsilon'))
     assert width(tmp_path / 'r' / 'flipping.png') > 1000
     assert (tmp_path / 'r' / 'flipping.txt').read_text() in printed
     again = succeed('mnist/flip.py', *options, cwd=tmp_path)
     assert [line.split() for line in again.splitlines() if line.endswith('%')] == lines
+    alone = succeed('mnist/flip.py', *options, '--rule', 'zplus', cwd=tmp_path)
+    alone = {tuple(line.split()) for line in alone.splitlines() if line.endswith('%')}
+    assert len(alone) == 6 and alone <= set(map(tuple, lines))  # a method's numbers do not depend on the rules beside it
 
 
 @pytest.mark.parametrize('options, reason', [
@@ -150,8 +166,8 @@ def test_vgg_flipping_script(small_vgg, tmp_path, capsys):
     options += ['--steps', 3, '--rule', 'deep-taylor', 'epsilon', '--seed', 5]
     results = [run(vgg.flip.main, capsys, *options) for _ in range(2)]
     assert results[0].status == 1 and 'broken.jpg' in results[0].err[-1]
-    tables = [[line for line in result.out if line.lstrip().startswith(('deep', 'eps', 'grad', 'random'))] for result in results]
-    assert len(tables[0]) == 4 and tables[0] == tables[1]
+    tables = [[line for line in result.out if line.endswith(']') or 'distinguishable' in line] for result in results]
+    assert len(tables[0]) == 6 + 2 and tables[0] == tables[1]
     assert not any('\b' in line or '\x1b' in line for line in results[0].out)  # no bar where there is no terminal
     assert width(tmp_path / 'r' / 'flipping.png') > 1000
     assert (tmp_path / 'r' / 'flipping.txt').read_text().splitlines()[1:] == tables[1]
@@ -159,15 +175,17 @@ def test_vgg_flipping_script(small_vgg, tmp_path, capsys):
 
 def test_randomising_script(small_vgg, tmp_path, capsys):
     vgg, options = small_vgg
-    results = [run(vgg.randomise.main, capsys, *options, '--rule', 'deep-taylor', 'epsilon') for _ in range(2)]
+    results = [run(vgg.randomise.main, capsys, *options, '--rule', 'deep-taylor', 'epsilon', '--draws', 2) for _ in range(2)]
     assert results[0].status == 1 and 'broken.jpg' in results[0].err[-1]
-    start = next(i for i, line in enumerate(results[0].out) if 'layers random' in line)
-    table = {line.split()[0]: list(map(float, line.split()[1:])) for line in results[0].out[start + 1:start + 17]}
-    assert list(table)[:3] == ['intact', 'predictions', 'fc1'] and list(table)[-1] == 'block1_conv1' and len(table) == 16
-    assert table['intact'] == [1, 1] and abs(table['block1_conv1'][1]) < 0.5
-    assert results[0].out[start:start + 17] == results[1].out[start:start + 17]
+    start = next(i for i, line in enumerate(results[0].out) if 'random down to' in line)
+    tables = results[0].out[start:start + 34]
+    assert tables == results[1].out[start:start + 34] and [tables[0].split(',')[0].strip(), tables[17].split(',')[0].strip()] == ['as it is', 'absolute']
+    for k in (0, 17):
+        table = {line.split()[0]: list(map(float, line.split()[1::4])) for line in tables[k + 1:k + 17]}
+        assert list(table)[:3] == ['intact', 'predictions', 'fc1'] and list(table)[-1] == 'block1_conv1' and len(table) == 16
+        assert table['intact'] == [1, 1] and abs(table['block1_conv1'][1]) < 0.5
     assert width(tmp_path / 'r' / 'randomise.png') > 1000
-    assert (tmp_path / 'r' / 'randomise.txt').read_text().splitlines() == results[1].out[start:start + 17]
+    assert (tmp_path / 'r' / 'randomise.txt').read_text().splitlines() == tables
 
 
 def test_no_readable_picture_is_a_failure_of_that_picture_only(small_vgg, tmp_path, capsys):
@@ -187,7 +205,7 @@ def test_permuting_makes_another_network_of_the_same_weights(tmp_path, monkeypat
         return {name: explainer.session.run([each.w, each.b]) for name, each in explainer.weights.items()}
 
     before, logits = weights(), explainer.classify(images)
-    explainer.replace('block3_conv2', partial(vgg.randomise.permuted, rng=np.random.default_rng(0)))
+    explainer.replace('block3_conv2', *vgg.randomise.randomised(*explainer.read('block3_conv2'), 'permute', np.random.default_rng(0)))
     after = weights()
     assert np.abs(explainer.classify(images) - logits).max() > 0.01 * np.abs(logits).max()
     changed = [name for name in before if (before[name][0] != after[name][0]).any()]
@@ -196,6 +214,34 @@ def test_permuting_makes_another_network_of_the_same_weights(tmp_path, monkeypat
     assert (np.sort(w, 0) == np.sort(permuted, 0)).all() and (w != permuted).mean() > 0.5
     positive, = explainer.weights['block3_conv2'].kept
     np.testing.assert_array_equal(explainer.session.run(positive), np.maximum(after['block3_conv2'][0], 0))  # what z+ derives
+    np.testing.assert_array_equal(after['block3_conv2'][1], before['block3_conv2'][1])
+
+
+def test_redrawing_makes_weights_as_a_network_starts_with():
+    """He et al. 2015: of mean 0 and variance 2 / inputs, biases 0; two logits -z and z stay that."""
+    randomised, rng = scripts('vgg').randomise.randomised, np.random.default_rng(0)
+    w, b = randomised(np.ones((3, 3, 50, 40), np.float32), np.ones(40, np.float32), 'redraw', rng)
+    assert w.dtype == np.float32 and w.shape == (3, 3, 50, 40) and not b.any()
+    assert abs(w.mean()) < 1e-3 and w.std() == pytest.approx((2 / 450) ** 0.5, rel=0.01)
+    kernel = rng.normal(size=(30, 1)) * [-1, 1]
+    w, b = randomised(kernel, np.array([-1.0, 1.0]), 'redraw', rng)
+    assert (w[:, 0] == -w[:, 1]).all() and w.any() and not b.any()
+
+
+def test_randomising_leaves_the_network_as_it_was(small_vgg, tmp_path):
+    vgg, _ = small_vgg
+    explainer = vgg.lrp.Explainer(['deep-taylor', 'epsilon'], vgg.weights.open_network(tmp_path / 'small.npz'))
+    images = list(np.random.default_rng(0).integers(0, 256, [2, 224, 224, 3], np.uint8))
+    before = explainer(np.stack(images), [-1, -1])
+    found, shown = vgg.randomise.cascade(explainer, ['deep-taylor', 'epsilon'], images, 2, 'redraw', 2, 0)
+    after = explainer(np.stack(images), [-1, -1])
+    for key in before:
+        np.testing.assert_array_equal(before[key], after[key])
+    assert {values['epsilon'].shape for values in found.values()} == {(2, 2, 2)} and shown['fc1']['epsilon'].shape == (224, 224)
+    one, other = found['block5_conv3']['epsilon'][0]
+    assert np.abs(one - other).max() > 0  # each draw is one of its own
+    *_, last = found
+    assert (found[last]['deep-taylor'][1] >= found[last]['deep-taylor'][0] - 1e-9).all()  # never negative: absolute is as it is
 
 
 def test_spearman_by_hand():
@@ -209,4 +255,4 @@ def test_spearman_by_hand():
 
 def test_readme_names_the_scripts():
     text = (ROOT / 'README.md').read_text()
-    assert all(script in text for script in ('mnist/flip.py', 'vgg/flip.py', 'vgg/randomise.py'))
+    assert all(script in text for script in ('mnist/flip.py', 'vgg/flip.py', 'vgg/randomise.py', 'vgg/mosaic.py'))

@@ -54,8 +54,11 @@ def test_target(explainer, explained, digits):
     results = explainer(digits[0][:20] / np.float32(255), 3)
     assert (results['targets'] == 3).all() and (explained['targets'] == explained['logits'].argmax(1)).all()
     for rule in RULES:
-        np.testing.assert_allclose(results[f'sums/{rule}'][:, -1], results['logits'][:, 3], rtol=1e-6)
-    np.testing.assert_allclose(results['sums/deep-taylor'][:, 0], results['logits'][:, 3], rtol=1e-4)
+        logits, starts = results['logits'][:, 3], results[f'sums/{rule}'][:, -1]
+        at_logit = (logits > 0) | (rule == 'epsilon')  # else at the evidence
+        np.testing.assert_allclose(starts[at_logit], logits[at_logit], rtol=1e-6)
+        assert (~at_logit).sum() == 0 if rule == 'epsilon' else (starts > 0).all() and not at_logit.all()
+    np.testing.assert_allclose(results['sums/deep-taylor'][:, 0], results['started/deep-taylor'][:, 0], rtol=1e-4)
 
 
 def test_neighbours_in_the_batch_do_not_matter(explainer, explained, digits):
@@ -80,9 +83,9 @@ def test_graph_is_built_once_and_small(explainer, digits):
 
 def rows(printed, rule):
     """The lines of a rule's table: [[digit, seen as, target, logit, shares ...], ...]."""
-    table = printed.split(f'{rule}: sum of relevance / logit at each layer\n')[1].split('\n\n')[0].split('\n')
+    table = printed.split(f'{rule}: sum of relevance / what it started with, at each layer\n')[1].split('\n\n')[0].split('\n')
     assert table[0].split()[-len(LAYERS):] == LAYERS
-    return [[float(word) for word in line.split()] for line in table[1:]]
+    return [[float(word) for word in line.split() if word not in ('logit', 'evidence')] for line in table[1:]]
 
 
 def test_default_run(logdir, small, digits, tmp_path):
@@ -135,11 +138,12 @@ def test_saved_relevance(logdir, small, digits, tmp_path):
     np.testing.assert_allclose(saved['images'], digits[0][indices] / 255, rtol=1e-6)
     assert not saved['relevance/zplus'][saved['images'] == 0].any()
     sums = {rule: saved[f'relevance/{rule}'].sum((1, 2), dtype=np.float64) for rule in RULES}
-    np.testing.assert_allclose(sums['deep-taylor'], saved['logits'][:, 3], rtol=1e-4)
     for rule in RULES:
         for row, index, logit, total in zip(rows(printed, rule), indices, saved['logits'][:, 3], sums[rule]):
-            assert row[0] == index and row[2] == 3
-            assert row[3:5] == pytest.approx([logit, total / logit], abs=1e-3)
+            start = logit if logit > 0 or rule == 'epsilon' else row[3]  # else the evidence for a 3
+            assert row[0] == index and row[2] == 3 and (start > 0 or rule == 'epsilon')
+            assert row[3:5] == pytest.approx([start, total / start], abs=1e-3)
+            assert rule != 'deep-taylor' or row[4] == pytest.approx(1, abs=1e-4)
 
 
 def test_all_digits(logdir, small, digits, explained, tmp_path):

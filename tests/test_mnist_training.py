@@ -113,6 +113,63 @@ def test_truncated_checkpoint_is_refused(refused, logdir, small, tmp_path, part)
     assert str(tmp_path / 'last-210') in line and 'damaged' in line
 
 
+@pytest.mark.parametrize('note', [b'garbled', b'\xff\xfe', b'', None], ids=str)
+def test_damaged_note_of_checkpoints_costs_nothing(training, small, tmp_path, capsys, note):
+    """TensorFlow's note of which checkpoint is the last, cut off, garbled or gone: the training does not begin anew."""
+    logs = shutil.copytree(training[0], tmp_path / 'logs')
+    for name in ('checkpoint', 'best_checkpoint'):
+        (logs / name).unlink()
+        if note is not None:
+            (logs / name).write_bytes(note)
+    scripts('mnist').train.main([*map(str, TRAINING), '--data', str(small), '--logdir', str(logs)])
+    printed = capsys.readouterr().out
+    assert 'training is finished' in printed and printed.splitlines()[-1] == training[1].splitlines()[-1]
+
+
+@pytest.mark.parametrize('part', ['.index', '.data-00000-of-00001'])
+def test_damaged_last_checkpoint_costs_what_followed_the_one_before(logdir, small, tmp_path, capsys, part):
+    """It is named, and the end is that of the training which ran through."""
+    logs = shutil.copytree(logdir, tmp_path / 'logs')
+    truncate(logs / f'last-210{part}')
+    scripts('mnist').train.main([*map(str, TRAINING), '--data', str(small), '--logdir', str(logs)])
+    printed = capsys.readouterr().out
+    assert f'{logs / "last-210"} is damaged: going on from the one before' in printed and 'going on after step 205 of 210' in printed
+    assert_same(checkpoint(logs), checkpoint(logdir))
+
+
+def test_two_trainings_do_not_share_a_folder(refused, tiny, tmp_path):
+    with scripts('mnist').train.alone(tmp_path):
+        line = refused('mnist/train.py', '--data', tiny, '--logdir', tmp_path)
+    assert f'another training runs in {tmp_path}' in line
+
+
+def test_folder_whose_checkpoints_tensorflow_would_not_find(refused, tiny, tmp_path):
+    for script in ('mnist/train.py', 'mnist/lrp.py'):
+        line = refused(script, '--data', tiny, '--logdir', tmp_path / 'b[1]')
+        assert 'b[1]' in line and not (tmp_path / 'b[1]').exists()
+
+
+def test_cost_that_is_not_finite_stops_the_training(refused, tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr(scripts('mnist').train, 'L2', 1e38)
+    monkeypatch.setattr(scripts('mnist').train, 'learning_rate', lambda step, steps, highest: 1e30)
+    line = refused('mnist/train.py', '--data', tiny, '--logdir', tmp_path, '--batch-size', '50')
+    assert 'after step' in line and '--learning-rate' in line
+
+
+def test_checkpoint_that_cannot_be_written_is_named(tmp_path):
+    """And what was saved before stays."""
+    train, tf = scripts('mnist').train, scripts('mnist').lrp.tf
+    with tf.Graph().as_default():
+        trainer = train.Trainer(10, 0, 128, 1e-3, 'float32')
+        trainer.start(tmp_path)
+        trainer.save(tmp_path)
+        (tmp_path / 'gone').write_text('a file, no folder')
+        with pytest.raises(OSError, match='cannot write checkpoint .*gone/last.*what was saved before stays'):
+            trainer.save(tmp_path / 'gone')
+        trainer.session.close()
+    assert (tmp_path / 'last-0.index').exists()
+
+
 def test_another_network_is_refused(refused, tiny, tmp_path):
     other_network(tmp_path, 'checkpoint')
     line = refused('mnist/train.py', '--data', tiny, '--logdir', tmp_path)
@@ -164,7 +221,7 @@ def pickled_labels(path, arrays):
 @pytest.mark.parametrize('spoil, reason', [
     (text, ''), (half_a_file, ''), (no_test_labels, 'y_test'), (colour_images, '28, 28, 3]'),
     (images_in_floats, 'expected uint8'), (eleven_classes, 'labels 0 to 10'),
-    (pickled_labels, 'allow_pickle')])
+    (pickled_labels, 'pickled objects')])
 def test_bad_data_is_refused(refused, tiny, tmp_path, spoil, reason):
     with np.load(tiny) as arrays:
         spoil(tmp_path / 'bad.npz', dict(arrays))

@@ -81,7 +81,7 @@ def test_colours(vgg):
 
 
 def test_top(lrp, tmp_path):
-    lrp(photograph(tmp_path / 'a.png'), '--top', 3, '--save-relevance')
+    lrp(photograph(tmp_path / "a.png"), "--top", 3, "--save-relevance", "--rule", "deep-taylor")
     saved = relevance(tmp_path / 'results' / 'a.npz')
     np.testing.assert_array_equal(saved['targets'], np.argsort(-saved['logits'])[:3])
     assert saved['relevance/deep-taylor'].shape == (3, 224, 224, 3)

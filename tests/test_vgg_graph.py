@@ -65,7 +65,7 @@ def convolutions_run(vgg, explainer):
     """How many convolutions, forward or back, TensorFlow computes for one picture once it has optimised the graph."""
     tf = vgg.lrp.tf
     metadata = tf.RunMetadata()
-    feed = {explainer.pixels: np.float32(noise(1)), explainer.target: [-1]}
+    feed = explainer.feed(noise(1))
     explainer.session.run(explainer.results, feed, tf.RunOptions(output_partition_graphs=True), metadata)
     return sum('Conv2D' in node.op for graph in metadata.partition_graphs for node in graph.node)
 
@@ -118,11 +118,11 @@ def bundled():
 
 @pytest.fixture(scope='module')
 def walked(bundled):
-    """{composite: relevance of each layer's inputs, then of the logits}, in float64, and the pixels given to the network."""
+    """{composite: relevance of each layer's inputs, then of the logits}, of the bundled photographs."""
     explainer, seen = bundled
-    pixels = np.float32(seen[..., ::-1]) - np.float32([103.939, 116.779, 123.68])
-    feed = {explainer.pixels: pixels, explainer.target: [-1] * len(seen)}
-    return explainer.session.run(explainer.relevance, feed)
+    feed = explainer.feed(seen)
+    np.testing.assert_allclose(feed[explainer.pixels], np.float32(seen[..., ::-1]) - np.float32([103.939, 116.779, 123.68]), atol=1e-4)
+    return explainer.session.run({composite: walk for composite, (walk,) in explainer.relevance.items()}, feed)
 
 
 def test_bundled_network_knows_the_bundled_photographs(bundled):

@@ -183,11 +183,12 @@ def test_script_explains_and_names_what_it_cannot(tmp_path):
     end = script(ROOT / 'vgg' / 'images' / 'pizza.jpg', 'broken.jpg', cwd=tmp_path)
     assert end.returncode == 1
     assert len(end.stderr.splitlines()) == 1 and 'broken.jpg' in end.stderr
-    network, picture = end.stdout.splitlines()
+    network, picture, summary = end.stdout.splitlines()
+    assert summary.startswith('1 explained, 0 done before, 1 failed; ')
     assert network == 'vgg16_caltech101.npz: 13 convolutions, 3 dense layers, 224x224, vgg16, preprocessing caffe, 101 classes'
     assert 'pizza.jpg: pizza 1.00' in picture
     assert os.listdir(tmp_path / 'out') == ['pizza.jpg']
-    assert float(end.stdout.split()[-1]) == pytest.approx(1, abs=2e-3)  # deep-taylor conserves
+    assert float(picture.split('deep-taylor ')[1].split(',')[0]) == pytest.approx(1, abs=2e-3)  # it conserves
 
 
 @pytest.mark.parametrize('arguments, word', [(['--target', 'unicorn'], 'unicorn'), (['--rule', 'unicorn'], 'unicorn'),

@@ -162,9 +162,8 @@ def test_rules_that_conserve_do(opened, name):
     """deep-taylor and wsquare, to the pixels, in a network without units that their bias alone lifts."""
     _, explainer = opened(name, ['deep-taylor', 'wsquare'], precision='float64', lifted=False)
     results = explainer(pictures(explainer.network.size, 2), [-1, -1])
-    logits = np.take_along_axis(results['logits'], results['targets'][:, None], 1)[:, 0]
     for composite in ('deep-taylor', 'wsquare'):
-        kept = results[f'relevance/{composite}'].reshape(2, -1).sum(1) / logits
+        kept = results[f'relevance/{composite}'].reshape(2, -1).sum(1) / results[f'started/{composite}'][:, 0]
         if name == 'linear maps, averaged':  # windows with none but negative inputs have nothing that lifts them
             assert (0 < kept).all() and (kept < 1).all()
         else:
@@ -209,6 +208,6 @@ def test_evaluation_scripts(tmp_path, capsys, name):
 
 def test_permuting_a_mirrored_kernel_keeps_it_mirrored():
     kernel = np.random.default_rng(0).normal(size=(50, 1)) * [-1, 1]
-    permuted = scripts('vgg').randomise.permuted(kernel, np.random.default_rng(1))
+    permuted, _ = scripts('vgg').randomise.randomised(kernel, kernel[0], 'permute', np.random.default_rng(1))
     assert (permuted[:, 0] == -permuted[:, 1]).all() and (permuted != kernel).mean() > 0.5
     np.testing.assert_array_equal(np.sort(permuted, 0), np.sort(kernel, 0))

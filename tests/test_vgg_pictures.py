@@ -205,7 +205,7 @@ def test_bad_picture(lrp, kind):
     photograph(Path('better.png'), seed=1)
     end = lrp('good.png', name, 'better.png')
     assert end.status == 1
-    assert len(end.err) == 1 and name.replace('\n', ' ') in end.err[0]
+    assert len(end.err) == 1 and name.replace("\n", "\\n") in end.err[0]
     assert [line.split(':')[0] for line in end.out] == ['good.png', 'better.png']
     assert sorted(os.listdir('results')) == ['better.jpg', 'good.jpg']
 
@@ -221,7 +221,7 @@ def test_folder_in_a_list(lrp):
     os.mkdir('folder')
     Path('list.txt').write_text('folder\n')
     end = lrp('@list.txt')
-    assert end.status == 1 and len(end.err) == 1 and 'folder: is a folder' in end.err[0]
+    assert end.status == 1 and len(end.err) == 1 and 'folder is a folder' in end.err[0]
 
 
 def test_folder_with_pictures_and_other_files(lrp):

@@ -53,7 +53,7 @@ class Kernel:
         if self.padding is not None:
             inputs = np.pad(inputs, [*self.padding, (0, 0)])
         options = {'strides': self.layer.strides, 'padding': self.layer.padding} if kind_of(self.layer) == 'Conv2D' else {}
-        gained = np.asarray(keras.ops.conv(inputs[None], np.float64(w), **options))[0]
+        gained = np.asarray(keras.ops.conv(inputs[None], np.float64(w), data_format='channels_last', **options))[0]
         return gained[0, 0] if (np.ptp(gained, axis=(0, 1)) == 0).all() else gained
 
 
@@ -103,7 +103,7 @@ class Chain:
             refuse(self.scaling[0], 'it turns signs before max-pooling, which cannot be folded exactly')
         self.pools += 1
         name = f'block{self.block}_pool{"" if self.pools == 1 else self.pools}'
-        shape = keras.ops.max_pool(np.zeros([1, *self.shape], np.float32), size, stride, padding).shape[1:]
+        shape = keras.ops.max_pool(np.zeros([1, *self.shape], np.float32), size, stride, padding, data_format='channels_last').shape[1:]
         self.add(name, kind, shape, size, stride, padding.upper())
 
 

@@ -1,11 +1,16 @@
 """Files of weights alone: .npz as bundled, and Keras's .h5 and .weights.h5, read one layer at a time."""
 from functools import partial
+import os
 import re
+import subprocess
+import sys
 from typing import Callable, NamedTuple
 import zipfile
 
 import h5py
 import numpy as np
+
+from script import check_size, declared
 
 VGG_NAME = re.compile(r'block\d+_conv\d+|fc\d+|predictions')
 SAVE_WHOLE = "save the whole model, by model.save('my.keras') in Keras, then it can be read as it is"
@@ -23,6 +28,9 @@ def arranged(entries):
     """Convolutions, then dense layers, each in the order of the forward pass: by their names where these are VGG's, else as they
     stand. Raises ValueError where they are numbered otherwise than they stand, for then one of the two is wrong."""
     result = []
+    for entry in entries:
+        if 0 in entry.shape:
+            raise ValueError(f'layer {entry.name} has shape {list(entry.shape)}: nothing goes through it')
     for rank in 4, 2:
         part = [entry for entry in entries if len(entry.shape) == rank]
         if all(VGG_NAME.fullmatch(entry.name) for entry in part):
@@ -48,11 +56,35 @@ def open_weights(path, stack):
             raise ValueError('no .npz file, or not the whole of one')
         opened.seek(0)
         file = stack.enter_context(np.load(opened, allow_pickle=False))
+        check_size(path, declared(file.zip))
         return npz_entries(file), [str(name) for name in file['classes']] if 'classes' in file else None
     if path.suffix in ('.h5', '.hdf5'):
+        check_reading(path)
         file = stack.enter_context(h5py.File(path, 'r'))
         return keras2_entries(file) if 'layer_names' in file.attrs else keras3_entries(file), None
     raise ValueError('expected a file .npz, .h5, .weights.h5 or .keras')
+
+
+READING = """import h5py, sys
+total = 0
+def add(name, item):
+    global total
+    total += item.nbytes if isinstance(item, h5py.Dataset) else 0
+with h5py.File(sys.argv[1], 'r') as file:
+    file.visititems(add)
+    if total <= float(sys.argv[2]):
+        file.visititems(lambda name, item: item[()] is None if isinstance(item, h5py.Dataset) and item.chunks else None)
+print(total)"""  # what does not lie in one piece, and may be compressed, is read
+
+
+def check_reading(path):
+    """Raises ValueError where reading an h5 file would end the process, as a damaged one can, or fill the memory: another process tries it."""
+    limit = max(10 ** 8, 100 * os.path.getsize(path))
+    end = subprocess.run([sys.executable, '-I', '-c', READING, os.fspath(path), str(limit)], capture_output=True, text=True)
+    if end.returncode:
+        reason = end.stderr.strip().splitlines()[-1:] if end.returncode > 0 else ['reading it ends the process']
+        raise ValueError(f'damaged ({(reason or ["no reason given"])[0][:200]})')
+    check_size(path, int(end.stdout))
 
 
 def npz_entries(file):

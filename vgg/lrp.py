@@ -2,27 +2,32 @@
 
     python vgg/lrp.py vgg/images --weights caltech101            the bundled photographs with the bundled network, no download
     python vgg/lrp.py cat.jpg dog.jpg                            ImageNet classes; Keras downloads 553 MB the first time
-    python vgg/lrp.py cat.jpg --rule deep-taylor epsilon-plus    two heatmaps beside the photograph
-    python vgg/lrp.py cat.jpg --top 3                            one row for each of the three most likely classes
+    python vgg/lrp.py cat.jpg --rule epsilon-plus --top 3        one row for each of the three most likely classes
+    python vgg/lrp.py cat.jpg --against lynx                     why what it saw, rather than a lynx?
     python vgg/lrp.py scan.png --weights my_vgg.keras --classes names.txt --target tumour
 
 Writes results/<name>.jpg for every image: the photograph, titled with the class that is explained and its probability, beside a
-heatmap for each rule. Red pixels speak for the class, blue ones against it, white is zero. A heatmap is the relevance summed over
-the three colours; its scale is its own: the 99.5th percentile of its absolute values gets the full colour. Each image's line
-gives the logit and the sum of relevance / logit: 1 for the rules that conserve, else what biases and stabilisers leave.
+heatmap for each rule; by default one that shows what the network used and one that shows what speaks for this class. Red pixels
+speak for the class, blue ones against it, white is zero. A heatmap is the relevance summed over the three colours; its scale is its
+own: the 99.5th percentile of its absolute values gets the full colour. Each image's line gives the logit and the sum of relevance
+divided by what it started with, the logit: 1 for the rules that conserve, else what biases and stabilisers leave.
 """
 from fnmatch import fnmatch
 from functools import partial
+import math
+import os
 from pathlib import Path
+import time
+import zlib
 
 import matplotlib
 import numpy as np
 
-from script import Parser, check_writable, count, once, open_session, tf
+from script import Parser, check_spared, check_writable, count, once, open_session, tf
 from model import Weights, affine, forward, linear, pool, transposed
-from weights import by_keras, class_names, compare, find_target, load, open_network
-from pictures import find
-from pipeline import Files, add_network_options, explain_pictures, first_picture, result_names
+from weights import by_keras, class_names, compare, digest, find_target, load, open_network
+from pictures import MAX_SIDE, find, sheet_height
+from pipeline import Files, add_network_options, explain_pictures, first_picture, inputs, left, result_names
 
 
 # The rules. a: inputs of the layer [n, ...], r: relevance of its outputs. Each returns the relevance of a.
@@ -180,6 +185,8 @@ def lowering(layer, weights):
     return tf.concat([weights.negative, weights.positive], -2) if layer.signed else weights.negative
 
 
+VERSION = 1  # of what is computed and drawn: raised when results of before are not to be taken for those of today
+WALKS = 4  # targets of a picture explained in one run: each takes memory of its own
 ALPHA1, ALPHA2 = partial(alpha_beta, alpha=1.0), partial(alpha_beta, alpha=2.0)
 PASSED = [('max *', max_pool), ('flatten *', unflatten)]  # layers without weights
 COMPOSITES = {  # --rule: of each layer's place the first pattern that fits decides
@@ -217,6 +224,49 @@ def relevance(composite, layers, a, weights, r):
     return result
 
 
+# Where relevance starts. chosen [n, classes]: 1 at the target, -1 at the class that it is held against, if there is one.
+
+def both_signs(composite, layers):
+    """Whether a composite, by its rule at the logits, tells what speaks for a class from what speaks against it."""
+    last = [layer for layer in layers if layer.kind in ('conv', 'dense', 'mean')][-1]
+    rule = rule_of(composite, last)
+    return getattr(rule, 'func', rule) in (epsilon, gamma, gamma_signed, lifted)
+
+
+def evidence(layers, a, weights):
+    """What speaks for each class: the sum of a+ w+ + a- w- into the last layer with weights. [n, classes]"""
+    last = [i for i, layer in enumerate(layers) if layer.name in weights][-1]
+    layer, x, parts = layers[last], a[last], weights[layers[last].name]
+    r = linear(layer, tf.maximum(x, 0.0), parts.positive) if layer.signed else linear(layer, x, parts.positive)
+    if layer.signed:
+        r += linear(layer, tf.minimum(x, 0.0), parts.negative)
+    for layer, x in zip(layers[last + 1:], a[last + 1:]):
+        if layer.kind == 'max':
+            r = tf.raw_ops.MaxPoolGradGrad(orig_input=x, orig_output=pool(layer, x), grad=r, **layer.window)
+        else:
+            r = tf.reshape(r, tf.shape(a[-1]))
+    return r
+
+
+def start(composite, layers, a, weights, chosen):
+    """The relevance of the logits: [n, classes].
+
+    With both signs at the logits it is the target's logit, less the other's at the other class. A rule with one sign would spread a
+    negative logit over what speaks for the class, as if it spoke against it: so it starts, where the logit is not positive, at the
+    evidence for the class; held against another one, with as much taken off there (contrastive LRP, Gu et al. 2018).
+    """
+    logits = a[-1]
+    if both_signs(composite, layers):
+        return logits * chosen
+    value = tf.where_v2(logits > 0, logits, evidence(layers, a, weights))
+    return tf.reduce_sum(value * tf.maximum(chosen, 0.0), -1, keepdims=True) * chosen
+
+
+def started(r, chosen):
+    """What relevance r of the logits is at the target and at the class it is held against: [n, 2]."""
+    return tf.stack([tf.reduce_sum(r * tf.maximum(part, 0.0), -1) for part in (chosen, -chosen)], -1)
+
+
 def affine_of(composite):
     """`affine` for a composite's forward pass: where alpha2 needs rise and fall anyway, z is their sum, and no third operation runs.
 
@@ -231,10 +281,13 @@ def affine_of(composite):
 
 
 class Explainer:
-    """A network, its relevance graph for some composites, and the session that runs both; built once, before the first image."""
+    """A network, its relevance graph for some composites, and the session that runs both; built once, before the first image.
 
-    def __init__(self, composites, network, precision='float32'):
-        self.network = network
+    walks: for how many targets of an image its graph sends relevance back from one forward pass.
+    """
+
+    def __init__(self, composites, network, precision='float32', walks=1):
+        self.network, self.walks = network, walks
         with tf.Graph().as_default():
             self.session = open_session()
         self.variables = load(self.session, network, precision)
@@ -242,54 +295,90 @@ class Explainer:
         with self.session.graph.as_default():
             self.weights = weights_of(network.layers, self.variables)
             self.pixels = tf.placeholder(tf.float64 if precision == 'float64' else tf.float32, [None, *shape])
-            self.target = tf.placeholder(tf.int64, [None])
-            start = self.pixels, network.layers, self.weights
-            plain = forward(*start)
-            passes = {name: forward(*start, affine_of(name)) if name in WITH_ALPHA2 else plain for name in composites}
-            self.activations = passes[composites[0]] if composites and WITH_ALPHA2.issuperset(composites) else plain
-            logits = self.activations[-1]
-            self.count = logits.shape[-1]  # of classes
-            ranked = tf.cast(tf.math.top_k(logits, self.count).indices, tf.int64)
-            place = tf.maximum(-1 - self.target, 0)
-            target = tf.where(self.target < 0, tf.gather(ranked, place, batch_dims=1), self.target)
-            chosen = tf.one_hot(target, self.count, dtype=logits.dtype)
-            self.gradient = tf.gradients(logits * chosen, self.pixels)[0]
-            self.relevance = {name: relevance(name, network.layers, a, self.weights, a[-1] * chosen) for name, a in passes.items()}
-            self.results = {'logits': logits, 'targets': target}
-            self.blocks = {}
-            for name, r in self.relevance.items():
-                self.results[f'relevance/{name}'] = tf.reverse(r[0], [-1]) if network.bgr else r[0]
-                self.blocks.update({f'layers/{name}/{key}': x for key, x in by_block(network.layers, r).items()})
+            self.target, self.against = tf.placeholder(tf.int64, [None, walks]), tf.placeholder(tf.int64, [None])
+            self.build(composites)
             self.session.run(tf.local_variables_initializer())
             tf.get_default_graph().finalize()  # no batch adds to it
 
-    def __call__(self, images, targets, blocks=False):
-        """Explains images [n, height, width, channels], uint8. targets: [n], a class each, or -k for the k-th most likely one.
+    def build(self, composites):
+        """The forward passes and, for each composite and target, the walk back."""
+        layers, start_of_all = self.network.layers, (self.pixels, self.network.layers, self.weights)
+        plain = forward(*start_of_all)
+        passes = {name: forward(*start_of_all, affine_of(name)) if name in WITH_ALPHA2 else plain for name in composites}
+        self.activations = passes[composites[0]] if composites and WITH_ALPHA2.issuperset(composites) else plain
+        logits = self.activations[-1]
+        self.count = logits.shape[-1]  # of classes
+        targets, chosen = self.choose(logits)
+        self.gradient = tf.stack([tf.gradients(logits * each, self.pixels)[0] for each in chosen], 1)
+        self.results, self.relevance, self.blocks = {'logits': logits, 'targets': targets}, {}, {}
+        for name, a in passes.items():
+            starts = [start(name, layers, a, self.weights, each) for each in chosen]
+            walked = [relevance(name, layers, a, self.weights, r) for r in starts]
+            self.relevance[name], pixels = walked, tf.stack([r[0] for r in walked], 1)
+            self.results[f'relevance/{name}'] = tf.reverse(pixels, [-1]) if self.network.bgr else pixels
+            self.results[f'started/{name}'] = tf.stack([started(r, each) for r, each in zip(starts, chosen)], 1)
+            blocks = [by_block(layers, r) for r in walked]
+            self.blocks.update({f'layers/{name}/{key}': tf.stack([each[key] for each in blocks], 1) for key in blocks[0]})
 
-        Returns {'logits': [n, classes], 'targets': [n], per composite 'relevance/<composite>' of the shape of the network's first
-        inputs, RGB}, float32 (float64 in that precision), and with `blocks` the relevance of the pixels and after each pooling
-        layer, summed over channels, 'layers/<composite>/<layer>': [n, h, w].
+    def choose(self, logits):
+        """The targets [n, walks], the k-th most likely class for -k, and for each walk `chosen` as above."""
+        against = tf.one_hot(self.against, self.count, dtype=logits.dtype)
+        ranked = tf.math.top_k(tf.where_v2(against > 0, tf.constant(-np.inf, logits.dtype), logits), self.count).indices
+        places = tf.gather(tf.cast(ranked, tf.int64), tf.maximum(-1 - self.target, 0), batch_dims=1)
+        targets = tf.where(self.target < 0, places, self.target)
+        return targets, [tf.one_hot(target, self.count, dtype=logits.dtype) - against for target in tf.unstack(targets, axis=1)]
+
+    def __call__(self, images, targets, against=None, blocks=False):
+        """Explains images [n, height, width, channels], uint8. targets: [n] or [n, K], classes, or -k for the k-th most likely one;
+        against: the class that they are held against, which is then none of the most likely ones.
+
+        Returns {'logits': [n, classes], 'targets': as given, but all classes; per composite 'relevance/<composite>': of the shape
+        of the targets and the network's first inputs, RGB; 'started/<composite>': of the shape of the targets and 2, what
+        relevance started with at the target and at the other class}, float32 (float64 in that precision); and with `blocks` the
+        relevance of the pixels and after each pooling layer, summed over channels, 'layers/<composite>/<layer>': [..., h, w].
         """
-        return self.session.run({**self.results, **(self.blocks if blocks else {})}, self.feed(images, targets))
+        return self.walk({**self.results, **(self.blocks if blocks else {})}, images, targets, against)
 
-    def gradient_times_input(self, images, targets):
-        """The gradient of the targets' logits times the network's first inputs; images and targets as above."""
-        feed = self.feed(images, targets)
-        return self.session.run(self.gradient, feed) * feed[self.pixels]
+    def gradient_times_input(self, images, targets, against=None):
+        """The gradient of the targets' logits, less that of `against`, times the network's first inputs; arguments as above, the
+        result like a relevance, but for the order of the channels."""
+        gradient = self.walk({'gradient': self.gradient}, images, targets, against)['gradient']
+        pixels = self.feed(images)[self.pixels]
+        return gradient * (pixels if gradient.ndim == pixels.ndim else pixels[:, None])
+
+    def walk(self, wanted, images, targets, against):
+        """Runs the graph for as many targets at once as it has walks; all that is wanted but the logits is [n, walks, ...]."""
+        targets, runs = np.asarray(targets), []
+        columns = targets.reshape(len(images), -1)
+        for i in range(0, columns.shape[1], self.walks):
+            part = columns[:, i:i + self.walks]
+            padded = np.pad(part, ((0, 0), (0, self.walks - part.shape[1])), 'edge')
+            run = self.session.run(wanted, self.feed(images, padded, against))
+            runs.append({key: value if key == 'logits' else value[:, :part.shape[1]] for key, value in run.items()})
+        results = {key: runs[0][key] if key == 'logits' else np.concatenate([run[key] for run in runs], 1) for key in wanted}
+        return {key: value[:, 0] if targets.ndim == 1 and key != 'logits' else value for key, value in results.items()}
 
     def classify(self, images):
         """The logits [n, classes] of images [n, height, width, channels], uint8."""
         return self.session.run(self.activations[-1], self.feed(images))
 
-    def feed(self, images, targets=()):
-        return {self.pixels: self.network.prepare(images.astype(self.pixels.dtype.as_numpy_dtype)), self.target: targets}
+    def feed(self, images, targets=None, against=None):
+        """What a run needs; targets: [n, walks]."""
+        n = len(images)
+        return {self.pixels: self.network.prepare(images.astype(self.pixels.dtype.as_numpy_dtype)),
+                self.target: np.full((n, self.walks), -1) if targets is None else targets,
+                self.against: np.full(n, -1 if against is None else against)}
 
-    def replace(self, name, change):
-        """Replaces the kernel of a layer by change(kernel), and what rules derive from it."""
-        weights = self.weights[name]
+    def read(self, name):
+        """The kernel and the bias of a layer."""
+        return self.session.run([self.weights[name].w, self.weights[name].b])
+
+    def replace(self, name, w, b):
+        """Replaces the kernel and the bias of a layer, and what rules derive from them."""
         with self.session.graph.as_default():
-            self.variables[name].w.load(change(self.session.run(weights.w)), self.session)
-            self.session.run([variable.initializer for variable in weights.kept])
+            self.variables[name].w.load(w, self.session)
+            self.variables[name].b.load(b, self.session)
+            self.session.run([variable.initializer for variable in self.weights[name].kept])
 
 
 def weights_of(layers, variables):
@@ -311,7 +400,7 @@ def by_block(layers, r):
     return {name: tf.reduce_sum(tf.cast(x, tf.float32), -1) for name, x in shown if x.shape.rank == 4}
 
 
-def open_explainer(composites, paths, weights, model, preprocessing, precision):
+def open_explainer(composites, paths, weights, model, preprocessing, precision, walks=1):
     """The explainer of the command line's network. Says what was read; where Keras has read a whole model, compares its outputs with
     those of our graph, for the first picture that can be read and for noise, and raises ValueError if they differ."""
     network, expected = open_network(weights, model, preprocessing), None
@@ -319,7 +408,7 @@ def open_explainer(composites, paths, weights, model, preprocessing, precision):
         images = {'random noise': np.random.default_rng(0).integers(0, 256, network.size, np.uint8), **first_picture(paths, network.size)}
         expected = by_keras(network, np.stack(list(images.values())))
         network = network._replace(keras=None)
-    explainer = Explainer(composites, network, precision)
+    explainer = Explainer(composites, network, precision, walks)
     if expected is not None:
         found = network.probabilities(explainer.classify(np.stack(list(images.values()))))
         compare(network, expected, found, list(images), precision)
@@ -329,29 +418,66 @@ def open_explainer(composites, paths, weights, model, preprocessing, precision):
 
 def explain(args):
     """Does what the command line asks. Returns a line for each picture that could not be explained."""
-    paths = find(args.image)
+    paths, broken = find(args.image)
+    check_height(args)
     check_writable(args.results)
     names = result_names(args.results, paths, args.layers)
-    explainer = open_explainer(args.rule, paths, args.weights, args.model, args.preprocessing, args.precision)
+    check_spared(args.results, [file.name for name in names for file in files_of(args, name)], inputs(args, paths))
+    walks = math.ceil(args.top / math.ceil(args.top / WALKS))
+    explainer = open_explainer(args.rule, paths, args.weights, args.model, args.preprocessing, args.precision, walks)
     classes = class_names(explainer.network, args.classes, explainer.count)
     targets = [-1 - k for k in range(args.top)] if args.target is None else [find_target(args.target, classes)]
-    if args.top > len(classes):
+    against = None if args.against is None else find_target(args.against, classes, '--against')
+    if args.top > len(classes) - (against is not None):
         raise ValueError(f'--top {args.top}: the network has {len(classes)} classes')
-    files = Files(args.results, classes, args.rule, args.cmap, args.layers, args.save_relevance)
-    return explain_pictures(explainer, paths, names, targets, args.batch_size, files)
+    if against in targets:
+        raise ValueError(f'--against {args.against} is the target itself')
+    files = Files(args.results, classes, args.rule, args.cmap, args.layers, args.save_relevance, run_of(args, explainer, classes))
+    begin, (jobs, done, taken) = time.time(), left(names, paths, files, args.overwrite)
+    if done:
+        print(f'{done} done before, {len(jobs)} to do' + ' (--overwrite explains them again)' * (not jobs), flush=True)
+    failed = explain_pictures(explainer, jobs, targets, against, args.batch_size, files)
+    if len(paths) > 1:
+        seconds = time.time() - begin
+        print(f'{len(jobs) - len(failed)} explained, {done} done before, {len(broken + taken + failed)} failed; '
+              f'{len(jobs) / max(seconds, 1e-9):.2f} pictures a second', flush=True)
+    return broken + taken + failed
+
+
+def files_of(args, name):
+    return Files(args.results, [], [], '', args.layers, args.save_relevance).of(name)
+
+
+def check_height(args):
+    """Raises ValueError, before any work is done, if a sheet would be higher than a JPEG can be."""
+    rows = args.top * (len(args.rule) if args.layers else 1)
+    height = sheet_height(rows, 6 if args.layers else len(args.rule))
+    if height > MAX_SIDE:
+        raise ValueError(f'--top {args.top} with {len(args.rule)} rules{" and --layers" * args.layers} makes a picture of {height} pixels '
+                         f'height; a JPEG has up to {MAX_SIDE}')
+
+
+def run_of(args, explainer, classes):
+    """What, beside the picture, decides a result."""
+    options = {key: getattr(args, key) for key in ('rule', 'target', 'top', 'against', 'precision', 'layers', 'save_relevance', 'cmap')}
+    options.update(preprocessing=explainer.network.prepare.mode, names=zlib.crc32('\n'.join(classes).encode()))
+    return {'version': VERSION, 'weights': explainer.network.path.name, 'digest': digest(explainer.network.path), 'options': options}
 
 
 def parse(argv):
     parser = Parser(__doc__)
-    add_network_options(parser, COMPOSITES, ['deep-taylor'])
+    add_network_options(parser, COMPOSITES, ['deep-taylor', 'epsilon-gamma-box'])
     parser.add_argument('--classes', type=Path, metavar='FILE', help='names of the classes, one on each line')
     which = parser.add_mutually_exclusive_group()
     which.add_argument('--target', metavar='NAME_OR_INDEX', help='explain this class instead of the most likely one')
     which.add_argument('--top', type=count, default=1, metavar='K', help='explain the K most likely classes, a row for each')
+    parser.add_argument('--against', metavar='NAME_OR_INDEX',
+                        help='explain the class rather than this one: what it uses more; alone, why what the network saw and not this')
     parser.add_argument('--layers', action='store_true', help='also write <name>_layers.jpg: after each pooling layer')
     parser.add_argument('--save-relevance', action='store_true', help='also write <name>.npz, the relevance as numbers')
+    parser.add_argument('--overwrite', action='store_true', help='explain again what is done already')
     parser.add_argument('--cmap', default='seismic', metavar='NAME', help="one of matplotlib's colour maps (default: seismic)")
-    args = parser.parse_intermixed_args(argv)
+    args = parser.parse_mixed(argv)
     args.rule = once(args.rule)
     if args.cmap not in matplotlib.colormaps:
         parser.error(f'--cmap {args.cmap}: no such colour map; among others there are seismic, bwr, coolwarm, RdBu_r, PiYG')

@@ -1,4 +1,6 @@
 """Photographs in and out: any file that Pillow opens becomes the network's input; heatmaps become panels beside the photograph."""
+import json
+import os
 from pathlib import Path
 import sys
 from typing import NamedTuple
@@ -8,40 +10,53 @@ import matplotlib
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
-from script import write
+from script import check_regular, encoded, write
 
 HEIGHT = 288  # of a panel, in pixels
 COLUMNS = 6  # panels in a line
 PERCENTILE = 99.5  # of |relevance| that gets the colour map's end: single pixels must not pale all others
 BITS_PER_SAMPLE, MAX_SAMPLE_VALUE = 258, 281  # tags of TIFF
-PICTURE_ERRORS = (OSError, ValueError, SyntaxError, RuntimeError, MemoryError, Image.DecompressionBombError)  # Pillow's own
+MAX_LIST = 2 ** 30  # characters of a list of paths
+MAX_SIDE = 65500  # pixels of a JPEG
+PICTURE_ERRORS = Exception  # Pillow raises of all kinds
 
 
 def find(arguments):
-    """Expands folders, @lists of paths and '-' (a list on standard input) to paths, in order.
+    """Expands folders, @lists of paths and '-' (a list on standard input) to paths, in order. Returns them, and a line for each folder
+    without pictures.
 
-    Raises OSError for a list that cannot be read.
+    Raises ValueError or OSError for a list that cannot be read, or where there is no picture at all.
     """
-    paths = []
+    paths, broken = [], []
     for argument in arguments:
         if argument == '-':
-            paths += lines(sys.stdin.read(), 'standard input')
+            paths += lines(sys.stdin.buffer if hasattr(sys.stdin, 'buffer') else sys.stdin, 'standard input')
         elif argument.startswith('@'):
+            check_regular(argument[1:])
             try:
-                text = Path(argument[1:]).read_text(encoding='utf-8')
-            except (OSError, UnicodeDecodeError):
+                with open(argument[1:], 'rb') as file:
+                    paths += lines(file, argument[1:])
+            except OSError:
                 raise OSError(f'{argument[1:]} is no readable list of paths') from None
-            paths += lines(text, argument[1:])
-        elif Path(argument).is_dir():
-            paths += in_folder(Path(argument))
+        elif os.path.isdir(argument):
+            try:
+                paths += in_folder(Path(argument))
+            except (ValueError, OSError) as error:
+                broken.append(str(error) if isinstance(error, ValueError) else f'{argument}: cannot be read ({error.strerror})')
         else:
-            paths.append(Path(argument))
-    return paths
+            paths.append(argument)
+    if not paths:
+        raise ValueError(broken[0])
+    return paths, broken
 
 
-def lines(text, source):
-    """The paths in a list. Raises ValueError if there are none."""
-    paths = [Path(line.strip()) for line in text.splitlines() if line.strip()]
+def lines(file, source):
+    """The paths in an open list, names in any encoding. Raises ValueError if there are none or the list does not end."""
+    text = file.read(MAX_LIST + 1) if file else ''
+    if len(text) > MAX_LIST or ('\0' if isinstance(text, str) else b'\0') in text:
+        raise ValueError(f'{source} is no list of paths')
+    text = text if isinstance(text, str) else text.removeprefix(b'\xef\xbb\xbf').decode('utf-8', 'surrogateescape')
+    paths = [line for line in map(str.strip, text.replace('\r\n', '\n').split('\n')) if line]
     if not paths:
         raise ValueError(f'{source} lists no pictures')
     return paths
@@ -50,7 +65,7 @@ def lines(text, source):
 def in_folder(folder):
     """The files in a folder that are pictures by their names. Raises ValueError if there are none."""
     endings = {ending for ending, form in Image.registered_extensions().items() if form in Image.OPEN} - {'.h5', '.hdf'}
-    paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in endings)
+    paths = sorted(str(path) for path in folder.iterdir() if path.suffix.lower() in endings and not path.name.startswith('.'))
     if not paths:
         raise ValueError(f'{folder}: no pictures in this folder')
     return paths
@@ -72,13 +87,14 @@ def open_picture(path, size):
     try:
         with warnings.catch_warnings():
             warnings.simplefilter('ignore')  # odd metadata, and large pictures: Pillow's error, at twice the size, stands
+            check_regular(path)
             with Image.open(path) as image:
                 image, note = to_rgb(ImageOps.exif_transpose(image), stated_white(image))
     except FileNotFoundError:
         raise FileNotFoundError(f'{path}: no such file') from None
     except PICTURE_ERRORS as error:
-        reason = 'is a folder' if Path(path).is_dir() else f'not a picture that can be read ({error})'
-        raise ValueError(f'{path}: {reason}'.replace('\n', ' ')) from None
+        known = isinstance(error, OSError) and str(error).startswith(f'{path} is ')
+        raise ValueError(str(error) if known else f'{path}: not a picture that can be read ({error})') from None
     height, width, channels = size
     seen = image if image.size == (width, height) else image.resize((width, height), Image.Resampling.BILINEAR)
     seen = np.asarray(seen if channels == 3 else seen.convert('L')).reshape(size)
@@ -100,17 +116,28 @@ def to_rgb(image, stated):
     of these ranges that holds all values.
     """
     if image.mode.startswith('I') or image.mode == 'F':
-        values = np.nan_to_num(np.asarray(image, np.float64))
+        values = np.asarray(image)
+        largest = float(values.max())
+        if not (np.isfinite(largest) and np.isfinite(values.min())):
+            raise ValueError('it holds values that are no finite numbers')
         ranges = (1, 255, 65535) if image.mode == 'F' else (255, 1023, 4095, 16383, 65535)
-        white = stated or next((end for end in ranges if end >= values.max()), values.max())
+        white = stated or next((end for end in ranges if end >= largest), largest)
         note = '' if white in (1, 65535) else f'{white:g} taken for white, {"as the file says" if stated else "by its largest value"}'
-        return Image.fromarray(np.uint8(255 * np.clip(values, 0, white) / white)).convert('RGB'), note
+        grey = np.empty(values.shape, np.uint8)
+        for row in range(0, len(values), 256):  # in parts: as floats, all of a large picture would take eight times its memory
+            grey[row:row + 256] = 255 * np.clip(np.float64(values[row:row + 256]), 0, white) / white
+        return Image.fromarray(grey).convert('RGB'), note
     if image.has_transparency_data:
         image = image.convert('RGBA')
         paper = Image.new('RGBA', image.size, 'white')
         paper.alpha_composite(image)
         image = paper
     return image.convert('RGB'), ''
+
+
+def edge_strength(image):
+    """How steep the brightness of an image [h, w, channels] is at each pixel: [h, w]. A map that knows of no network and no class."""
+    return np.hypot(*np.gradient(image.mean(-1, dtype=np.float64)))
 
 
 def colour(r, size, cmap):
@@ -153,5 +180,22 @@ def fitting_font(text, width):
     return font
 
 
-def write_picture(path, image):
-    write(path, lambda temporary: image.save(temporary, quality=92, subsampling=0))
+def sheet_height(rows, heatmaps):
+    """How high the sheet of so many rows of heatmaps becomes, in pixels."""
+    return rows * -(-(1 + heatmaps) // COLUMNS) * (28 + HEIGHT + 8)
+
+
+def write_picture(path, image, record=None):
+    """Writes a JPEG; its comment is the record, as JSON."""
+    comment = b'' if record is None else json.dumps(record, separators=(',', ':')).encode()
+    write(path, encoded(image.save, 'JPEG', quality=92, subsampling=0, comment=comment))
+
+
+def recorded(path):
+    """The record in a result, or None where there is none."""
+    try:
+        with Image.open(path, formats=['JPEG']) as image:
+            record = json.loads(image.info.get('comment', b''))
+        return record if isinstance(record, dict) and 'relevance' in record else None
+    except Exception:  # whatever else may stand there
+        return None

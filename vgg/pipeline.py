@@ -1,16 +1,25 @@
-"""Pictures through the network and into files: decoded ahead and drawn behind by other threads, whatever their number."""
+"""A list of pictures through the network and into files: decoded ahead and drawn behind by other threads, whatever their number; shared
+out among machines, gone on with after an interruption.
+
+Each result's JPEG comment is the only record of what was done: a picture is finished when its JPG, written last, says so.
+"""
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
+import contextlib
+import errno
+import json
+import os
 from pathlib import Path
+import signal
 import sys
 from typing import NamedTuple
 
 import numpy as np
 
-from script import count, progress_bar, supported, unique, write
+from script import Stopped, check_regular, count, printable, progress_bar, supported, tf, unique, write
 from model import DEPTHS
-from weights import MODES
-from pictures import open_picture, panels, write_picture
+from weights import MODES, digest
+from pictures import open_picture, panels, recorded, write_picture
 
 HERE = Path(__file__).resolve().parent
 
@@ -39,17 +48,22 @@ def add_network_options(parser, composites, default):
 
 
 def result_names(folder, paths, layers):
-    """A name for each picture's results in the folder, all different, with and without _layers if there are such.
-
-    Raises ValueError if a result would overwrite one of the pictures.
-    """
+    """A name for each picture's results in the folder, all different, with and without _layers if there are such."""
     endings = ('', '_layers') if layers else ('',)
-    names = unique([path.stem for path in paths], endings)
-    sources = {path.resolve() for path in paths}
-    for result in (folder / f'{name}{ending}.jpg' for name in names for ending in endings):
-        if result.resolve() in sources:
-            raise ValueError(f'{result} is one of the pictures: choose another --results')
-    return names
+    return unique([shortened(os.path.splitext(os.path.basename(path))[0]) for path in paths], endings)
+
+
+def shortened(name, limit=180):
+    """The name, cut where a file's name could not hold it with all that is appended."""
+    while len(os.fsencode(name)) > limit:
+        name = name[:-1]
+    return name
+
+
+def inputs(args, paths):
+    """All files that a command reads."""
+    lists = [argument[1:] for argument in args.image if argument.startswith('@')]
+    return paths + lists + [path for path in (args.weights, getattr(args, 'classes', None)) if path and os.path.isfile(path)]
 
 
 def read_pictures(paths, size):
@@ -79,30 +93,90 @@ class Progress:
     def __init__(self, total):
         self.done, self.bar = 0, progress_bar(total, 'picture') if sys.stdout.isatty() and total > 1 else None
 
-    def show(self, lines, failures=0):
+    def show(self, lines, pictures=1):
+        """Shows the lines of so many pictures."""
         for line in lines:
-            print('\r\x1b[K' + line if self.bar else line, flush=True)
-        self.done += len(lines) + failures
+            print('\r\x1b[K' * bool(self.bar) + printable(line), flush=True)
+        self.done += pictures
         if self.bar:
             self.bar.update(self.done)
 
 
-def decoded(pool, paths, size, ahead):
-    """Yields, for each path in order, what open_picture returns or the error that it raised; `ahead` are decoded in advance."""
-    paths, waiting = iter(paths), deque()
-    for path in paths:
-        waiting.append(pool.submit(open_picture, path, size))
-        if len(waiting) > ahead:
-            yield result_or_error(waiting.popleft())
-    while waiting:
-        yield result_or_error(waiting.popleft())
+class Stop:
+    """Notes the first interruption or termination, so that what runs can be finished; a second one ends the process at once."""
+
+    number = 0  # of the signal
+
+    def __enter__(self):
+        self.before = {number: signal.signal(number, self.note) for number in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def note(self, number, frame):
+        if self.number:
+            os._exit(128 + number)
+        self.number = number
+
+    def __exit__(self, *error):
+        for number, handler in self.before.items():
+            signal.signal(number, handler)
 
 
-def result_or_error(task):
+def worker():
+    """Which worker of how many this process is, by TF_CONFIG or under SLURM: (0, 1) where it stands alone.
+
+    Raises ValueError where TF_CONFIG or SLURM's variables cannot be read.
+    """
+    resolvers = tf.distribute.cluster_resolver
     try:
-        return task.result()
+        if os.environ.get('TF_CONFIG'):
+            if not isinstance(json.loads(os.environ['TF_CONFIG']), dict):
+                raise ValueError('expected {"cluster": ..., "task": ...}')
+            resolver = resolvers.TFConfigClusterResolver()
+            spec, own = resolver.cluster_spec().as_dict(), (resolver.task_type, resolver.task_id)
+        elif int(os.environ.get('SLURM_STEP_NUM_TASKS', 1)) > 1:
+            resolver = resolvers.SlurmClusterResolver(gpus_per_node=int(os.environ['SLURM_STEP_NUM_TASKS']), gpus_per_task=1, auto_set_gpu=False)
+            spec, own = resolver.cluster_spec().as_dict(), resolver.get_task_info()
+        else:
+            return 0, 1
+        tasks = [(job, i) for job in ('chief', 'master', 'worker') for i in range(len(spec.get(job, [])))]
+        return (tasks.index(own), len(tasks)) if tasks else (0, 1)
+    except Exception as error:  # the resolvers raise of all kinds
+        name = 'TF_CONFIG' if os.environ.get('TF_CONFIG') else 'SLURM'
+        raise ValueError(f'{name} does not say which worker of how many this is: {" ".join(str(error).split())[:200]}') from None
+
+
+def decoded(pool, jobs, size, ahead):
+    """Yields (name, path, what open_picture returns or the error that it raised, what stamp_of said of it before that) for
+    each job in order; `ahead` are decoded in advance."""
+    waiting = deque()
+    for job in jobs:
+        waiting.append((*job, pool.submit(stamp_and_picture, job[1], size)))
+        if len(waiting) > ahead:
+            yield finished(waiting.popleft())
+    while waiting:
+        yield finished(waiting.popleft())
+
+
+def stamp_and_picture(path, size):
+    try:
+        stamp = stamp_of(path)
+    except (OSError, ValueError):
+        stamp = None  # open_picture says what is wrong
+    return open_picture(path, size), stamp
+
+
+def stamp_of(path):
+    """What changes with a picture: its size and the beginning of its SHA-256. (Not its time of change, which every copy has anew.)"""
+    check_regular(path)
+    return [os.path.getsize(path), digest(path)[:16]]
+
+
+def finished(waiting):
+    name, path, task = waiting
+    try:
+        return name, path, *task.result()
     except (ValueError, OSError) as error:
-        return error
+        return name, path, error, None
 
 
 def batches(items, size):
@@ -125,52 +199,157 @@ class Files(NamedTuple):
     cmap: str
     layers: bool  # <name>_layers.jpg, too
     numbers: bool  # <name>.npz, too
+    run: dict = {}  # what else decides the result: weights and options
+
+    def of(self, name):
+        """The files of a picture, the JPG last."""
+        return [self.folder / f'{name}{ending}' for ending in ['.npz'] * self.numbers + ['_layers.jpg'] * self.layers + ['.jpg']]
+
+    def is_done(self, name, path):
+        """Whether the results of a picture are there, of the picture as it is now and of this run's weights and options.
+
+        Raises ValueError where something else stands in their place.
+        """
+        *others, result = self.of(name)
+        if not os.path.lexists(result):
+            return False
+        record = recorded(result)
+        if record is None:
+            raise ValueError(f'{path}: {result} is there and is no result of this script: choose another --results, or --overwrite')
+        with contextlib.suppress(OSError, ValueError):
+            wanted = dict(self.run, picture=os.fspath(path))
+            return (all(record.get(key) == value for key, value in wanted.items()) and all(map(os.path.exists, others))
+                    and record.get('stamp') == stamp_of(path))
+        return False
 
 
-def explain_pictures(explainer, paths, names, targets, batch_size, files):
-    """Explains the pictures for the targets (as Explainer takes them) and writes each one's files under its name.
+def left(names, paths, files, overwrite):
+    """The jobs that are left to this worker: [(name, path)]; how many are done; a line for each whose place is taken."""
+    number, count = worker()
+    jobs, broken = list(zip(names, paths))[number::count], []
+    if overwrite:
+        return jobs, 0, broken
+    there, todo = set(os.listdir(files.folder)), []
+    for name, path in jobs:
+        try:
+            if f'{name}.jpg' not in there or not files.is_done(name, path):
+                todo.append((name, path))
+        except ValueError as error:
+            broken.append(str(error))
+    return todo, len(jobs) - len(todo) - len(broken), broken
 
-    Prints a line for each. Returns a line for each picture that could not be read.
+
+def explain_pictures(explainer, jobs, targets, against, batch_size, files):
+    """Explains pictures [(name, path)] for the targets, each held against a class or None (as Explainer takes them), and writes each
+    one's files under its name.
+
+    Prints a line for each. Returns a line for each picture that could not be explained. Raises Stopped after an interruption, once
+    the running batch is written.
     """
-    progress, broken, drawing, network = Progress(len(paths)), [], [], explainer.network
-    with ThreadPoolExecutor(1) as decoder, ThreadPoolExecutor(1) as painter:
-        for batch in batches(zip(names, paths, decoded(decoder, paths, network.size, 2 * batch_size)), batch_size):
-            failures = [str(result) for _, _, result in batch if isinstance(result, Exception)]
-            pictures = [item for item in batch if not isinstance(item[-1], Exception)]
-            results = explain_batch(explainer, [picture.seen for _, _, picture in pictures], targets, files.layers)
-            progress.show([task.result() for task in drawing], len(failures))
-            drawing = [painter.submit(save, *picture, result, network.probabilities(result['logits'][0]), files)
+    progress, broken, drawing, network = Progress(len(jobs)), [], [], explainer.network
+    decoder, painter = ThreadPoolExecutor(1), ThreadPoolExecutor(1)
+    with contextlib.ExitStack() as stack:
+        stack.callback(decoder.shutdown, cancel_futures=True)
+        stack.callback(painter.shutdown)
+        stop = stack.enter_context(Stop())
+        for batch in batches(decoded(decoder, jobs, network.size, 2 * batch_size), batch_size):
+            if stop.number:
+                break
+            failures = [str(item[2]) for item in batch if isinstance(item[2], Exception)]
+            pictures = [item for item in batch if not isinstance(item[2], Exception)]
+            results = explain_batch(explainer, [picture.seen for _, _, picture, _ in pictures], targets, against, files.layers)
+            broken += show(progress, drawing) + failures
+            progress.show([], len(failures))
+            drawing = [painter.submit(save, *picture, result, network.probabilities(result['logits']), against, files)
                        for picture, result in zip(pictures, results)]
-            broken += failures
-        progress.show([task.result() for task in drawing])
+        broken += show(progress, drawing)
+        if stop.number:
+            raise Stopped(stop.number, f'stopped: {progress.done} of {len(jobs)} pictures are done; the same command goes on from there')
     return broken
 
 
-def explain_batch(explainer, images, targets, blocks):
-    """For each image: the results of Explainer with one entry for each of the targets."""
-    runs = [explainer(np.stack(images), [target] * len(images), blocks) for target in targets if images]
-    return [{key: np.stack([run[key][i] for run in runs]) for key in runs[0]} for i in range(len(images))]
+def show(progress, drawing):
+    """Shows the lines of what was drawn. Returns a line for each picture that could not be written; raises OSError on a full disk."""
+    broken = []
+    for task in drawing:
+        try:
+            progress.show(task.result())
+        except (ValueError, OSError) as error:
+            if getattr(error, 'errno', None) in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            broken.append(str(error))
+            progress.show([])
+    return broken
 
 
-def save(name, path, picture, results, shares, files):
-    """Draws and writes all files of one picture; shares: the probabilities of the classes. Returns the lines to print."""
+def explain_batch(explainer, images, targets, against, blocks):
+    """For each image: the results of Explainer for the targets."""
+    if not images:
+        return []
+    results = explainer(np.stack(images), [targets] * len(images), against, blocks)
+    return [{key: value[i] for key, value in results.items()} for i in range(len(images))]
+
+
+def save(name, path, picture, stamp, results, shares, against, files):
+    """Draws and writes all files of one picture; shares: the probabilities of the classes. Returns the lines to print.
+
+    Raises ValueError if a number in the results is not finite, OSError if they cannot be written.
+    """
+    for key, values in results.items():
+        if not np.isfinite(values).all():
+            raise ValueError(f'{path}: {key} is not finite, so nothing is drawn: the weights are too large for this precision')
     lines, rows, layer_rows = [], [], []
     note = f' ({picture.note})' if picture.note else ''
+    other = '' if against is None else f' rather than {files.classes[against]} {shares[against]:.2f}'
+    sums_by_rule = {}
     for k, target in enumerate(results['targets']):
-        title, logit = f'{files.classes[target]} {shares[target]:.2f}', results['logits'][k, target]
+        title, logit = f'{files.classes[target]} {shares[target]:.2f}{other}', results['logits'][target]
         maps = {rule: results[f'relevance/{rule}'][k].sum(-1) for rule in files.rules}
-        sums = ', '.join(f'{rule} {r.sum(dtype=np.float64) / (logit or np.nan):.4f}' for rule, r in maps.items())
-        lines.append(f'{path}: {title}, logit {logit:.3f}, sum R / logit: {sums}{note}')
-        rows.append((title, maps))
-        layer_rows += [(f'{title}, {rule}', of_layers(results, rule, k)) for rule in files.rules if files.layers]
-    write_picture(files.folder / f'{name}.jpg', panels(picture.photograph, rows, files.cmap))
-    if files.layers:
-        write_picture(files.folder / f'{name}_layers.jpg', panels(picture.photograph, layer_rows, files.cmap))
+        starts = {rule: start_of(results[f'started/{rule}'][k], logit, against is not None) for rule in files.rules}
+        for rule, r in maps.items():
+            sums_by_rule.setdefault(rule, []).append(significant(r.sum(dtype=np.float64)))
+        lines.append(f'{path}: {title}, logit {logit:.3f}, {sums_of(maps, starts)}{note}')
+        labels = {rule: f'{rule}: evidence' if 'evidence' in starts[rule][0] else rule for rule in files.rules}
+        heading = f'{title} (logit {logit:.2f})' if labels != dict(zip(maps, maps)) else title
+        rows.append((heading, {labels[rule]: r for rule, r in maps.items()}))
+        layer_rows += [(f'{heading}, {labels[rule]}', of_layers(results, rule, k)) for rule in files.rules if files.layers]
     if files.numbers:
         arrays = {key: value for key, value in results.items() if key.startswith('relevance/')}
-        arrays.update(image=picture.seen, logits=results['logits'][0], targets=results['targets'])
+        arrays.update(image=picture.seen, logits=results['logits'], targets=results['targets'])
+        if against is not None:
+            arrays['against'] = np.int64(against)
         write(files.folder / f'{name}.npz', lambda temporary: np.savez(temporary, **arrays))
-    return '\n'.join(lines)
+    if files.layers:
+        write_picture(files.folder / f'{name}_layers.jpg', panels(picture.photograph, layer_rows, files.cmap))
+    record = dict(files.run, picture=os.fspath(path), stamp=stamp, targets=list(map(int, results['targets'])),
+                  classes=[files.classes[target] for target in results['targets']],
+                  probabilities=[significant(shares[target]) for target in results['targets']],
+                  logits=[significant(results['logits'][target]) for target in results['targets']], relevance=sums_by_rule)
+    write_picture(files.folder / f'{name}.jpg', panels(picture.photograph, rows, files.cmap), record)
+    return lines
+
+
+def significant(value):
+    """A number for a record: six digits of it."""
+    return float(f'{value:.6g}')
+
+
+def start_of(started, logit, contrast):
+    """What relevance started with, in words, and by how much its sum is to be divided. started: at the target, at the other class."""
+    value, taken = started
+    name = f'evidence {value:.3f}' if value > 0 >= logit else 'logit'
+    if not contrast:
+        return name, value
+    return (f'{name}, as much taken off', value) if taken == -value else (f'difference of logits {value + taken:.3f}', value + taken)
+
+
+def sums_of(maps, starts):
+    """The sum of each rule's relevance, divided by what it started with: one part of the line for each kind of start."""
+    parts = {}
+    for rule, r in maps.items():
+        name, value = starts[rule]
+        parts.setdefault(name, []).append(f'{rule} {r.sum(dtype=np.float64) / (value or np.nan):.4f}')
+    return '; '.join(f'sum R / {name}: {", ".join(rules)}' for name, rules in parts.items())
 
 
 def of_layers(results, rule, k):

@@ -2,24 +2,29 @@
 
     python vgg/randomise.py vgg/images --weights caltech101 --precision bfloat16
 
-Permutes the weights of the layers one after the other, from the logits down to the pixels, and explains the pictures anew at each
-stage, always for the class that the intact network saw. A rule whose heatmaps look the same when the upper layers are random does
-not show what they learned. Writes to results/randomise.txt, for each stage and rule, the Spearman correlation with the intact
-network's heatmaps (mean over the pictures, relevance taken as a share of the logit), and draws it in results/randomise.png, above
-the first picture's heatmaps.
-Took 6 min 30 s for the 24 photographs and the five default rules on 2 cores.
-"""
-from functools import partial
+Makes the weights of the layers random one after the other, from the logits down to the pixels, and explains the pictures anew at
+each stage, always for the class that the intact network saw. A rule whose heatmaps look the same when the upper layers are random
+does not show what they learned.
 
+--mode permute (default) permutes the weights within each unit, which keeps its bias and the sum of its weights, so that no layer
+falls silent; --mode redraw draws them anew from the normal distribution of He et al. (2015) and sets biases to zero, as the papers
+re-initialise theirs. Either is done --draws times.
+
+Spearman's rank correlation with the intact network's heatmaps, relevance taken as a share of what it started with, comes twice: as it
+is, and of absolute values, for a heatmap with all its signs turned is the same picture. Each cell: the mean over pictures and draws,
+its 95 % interval over pictures (bootstrap), and the lowest and highest draw. Writes the tables to results/randomise.txt and draws
+them in results/randomise.png, above the first picture's heatmaps at every stage.
+"""
 from matplotlib.figure import Figure
 import numpy as np
 
-from script import Parser, check_writable, once, progress_bar, seed, write
+from script import Parser, check_spared, check_writable, count, encoded, generator, mean_and_interval, once, progress_bar, seed, write
 from lrp import COMPOSITES, open_explainer
 from pictures import colour, find
-from pipeline import add_network_options, batches, read_pictures
+from pipeline import add_network_options, batches, inputs, read_pictures
 
 RULES = ['deep-taylor', 'alpha2beta1', 'epsilon-plus', 'epsilon-gamma-box', 'epsilon']
+KINDS = ['as it is', 'absolute']  # of correlation
 
 
 def spearman(x, y):
@@ -34,85 +39,119 @@ def ranks(values):
     return (np.cumsum(counts) - (counts - 1) / 2)[place.ravel()]
 
 
-def permuted(kernel, rng):
-    """The kernel with its weights permuted within each output unit, so that each keeps the sum of its weights and its bias: else
-    whole layers fall silent and there is nothing to explain. Two logits -z and z stay that."""
+def randomised(kernel, bias, mode, rng):
+    """Kernel and bias made random. Two logits -z and z stay that."""
     units = kernel.reshape(-1, kernel.shape[-1])
-    if units.shape[1] == 2 and (units[:, 0] == -units[:, 1]).all():
-        return rng.permuted(units[:, 1]).reshape(*kernel.shape[:-1], 1) * np.array([-1, 1], kernel.dtype)
-    return rng.permuted(units, axis=0).reshape(kernel.shape)
+    mirrored = units.shape[1] == 2 and (units[:, 0] == -units[:, 1]).all()
+    if mirrored:
+        units = units[:, 1:]
+    if mode == 'permute':
+        units = rng.permuted(units, axis=0)
+    else:
+        units, bias = rng.normal(0, np.sqrt(2 / len(units)), units.shape).astype(kernel.dtype), np.zeros_like(bias)
+    return (np.concatenate([-units, units], 1) if mirrored else units).reshape(kernel.shape), bias
 
 
 def heatmaps(explainer, composites, images, targets, batch_size):
-    """Relevance as a share of the logit, {composite: [n, h, w]}, and the targets [n] (given, or if None the class seen)."""
+    """Relevance as a share of what it started with, {composite: [n, h, w]}, and the targets [n] (given, or if None the class seen)."""
     targets = [-1] * len(images) if targets is None else targets
     parts, seen = [], []
     for batch in batches(zip(images, targets), batch_size):
         results = explainer(np.stack([image for image, _ in batch]), [target for _, target in batch])
-        logits = np.take_along_axis(results['logits'], results['targets'][:, None], 1)[:, :, None]
-        parts.append([results[f'relevance/{composite}'].sum(-1) / logits for composite in composites])
+        parts.append([results[f'relevance/{composite}'].sum(-1) / nonzero(results[f'started/{composite}'][:, :1, None])
+                      for composite in composites])
         seen += list(results['targets'])
     return dict(zip(composites, (np.concatenate(maps) for maps in zip(*parts)))), seen
 
 
-def cascade(explainer, composites, images, batch_size, rng):
-    """Explains the images at each stage. Returns {stage: {composite: (correlation [n], first image's heatmap)}}, intact first."""
+def nonzero(values):
+    return np.where(values, values, 1)
+
+
+def cascade(explainer, composites, images, batch_size, mode, draws, seed):
+    """Explains the images at each stage, for each draw; leaves the network as it was.
+
+    Returns {stage: {composite: correlations [2, draws, n], as they are and absolute}}, intact first, and the first image's heatmaps
+    of the first draw {stage: {composite: [h, w]}}.
+    """
     names = list(reversed(explainer.variables))
     intact, targets = heatmaps(explainer, composites, images, None, batch_size)
-    stages = {'intact': {composite: (np.ones(len(images)), r[0]) for composite, r in intact.items()}}
-    bar = progress_bar(len(names), 'layer')
-    for i, name in enumerate(names, 1):
-        explainer.replace(name, partial(permuted, rng=rng))
-        maps, _ = heatmaps(explainer, composites, images, targets, batch_size)
-        stages[name] = {composite: (np.array([spearman(*pair) for pair in zip(intact[composite], r)]), r[0])
-                        for composite, r in maps.items()}
-        bar.update(i)
-    return stages
+    found = {stage: {composite: np.ones([2, draws, len(images)]) for composite in composites} for stage in ['intact'] + names}
+    shown, kept = {'intact': {composite: r[0] for composite, r in intact.items()}}, {}
+    bar = progress_bar(draws * len(names), 'layer')
+    for draw in range(draws):
+        for i, name in enumerate(names, 1):
+            kept[name] = explainer.read(name)
+            explainer.replace(name, *randomised(*kept[name], mode, generator(seed, mode, draw, name)))
+            maps, _ = heatmaps(explainer, composites, images, targets, batch_size)
+            for composite, r in maps.items():
+                pairs = list(zip(intact[composite], r))
+                found[name][composite][:, draw] = [[spearman(x, y) for x, y in pairs],
+                                                   [spearman(np.abs(x), np.abs(y)) for x, y in pairs]]
+            if draw == 0:
+                shown[name] = {composite: r[0] for composite, r in maps.items()}
+            bar.update(draw * len(names) + i)
+        for name in names:
+            explainer.replace(name, *kept.pop(name))
+    return found, shown
 
 
-def draw(stages, composites):
-    """The correlations by stage, and below them the first image's heatmaps, a row for each composite."""
-    figure = Figure(figsize=(1.15 * len(stages), 4 + 1.35 * len(composites)), layout='constrained')
-    upper, lower = figure.subfigures(2, 1, height_ratios=[3.6, 1.35 * len(composites)])
-    axes = upper.subplots()
-    for composite in composites:
-        axes.plot([stage[composite][0].mean() for stage in stages.values()], marker='o', label=composite)
-    axes.set(xticks=range(len(stages)), ylabel='Spearman correlation with intact', xlim=(-0.5, len(stages) - 0.5))
-    axes.set_xticklabels(stages, rotation=30, ha='right')
-    axes.grid(alpha=0.3)
+def draw(found, shown, composites):
+    """The correlations by stage, as they are beside absolute, with the range of the draws, above the first image's heatmaps."""
+    figure = Figure(figsize=(1.15 * len(found), 4 + 1.35 * len(composites)), layout='constrained')
+    upper, lower = figure.subfigures(2, 1, height_ratios=[3.8, 1.35 * len(composites)])
+    for k, axes in enumerate(upper.subplots(1, 2, sharey=True)):
+        for composite in composites:
+            by_draw = np.array([stage[composite][k].mean(-1) for stage in found.values()])
+            line, = axes.plot(by_draw.mean(1), marker='o', label=composite)
+            axes.fill_between(range(len(found)), by_draw.min(1), by_draw.max(1), color=line.get_color(), alpha=0.2)
+        axes.set(xticks=range(len(found)), xlim=(-0.5, len(found) - 0.5), title=f'Spearman correlation with intact, {KINDS[k]}')
+        axes.set_xticklabels(found, rotation=45, ha='right')
+        axes.grid(alpha=0.3)
     axes.legend()
-    grid = lower.subplots(len(composites), len(stages), squeeze=False)
-    for row, composite in zip(grid, composites):
-        for cell, (name, stage) in zip(row, stages.items()):
-            cell.imshow(colour(stage[composite][1], (224, 224), 'seismic'))
+    grid = lower.subplots(len(composites), len(found), squeeze=False)
+    for i, (row, composite) in enumerate(zip(grid, composites)):
+        for cell, (name, maps) in zip(row, shown.items()):
+            cell.imshow(colour(maps[composite], (224, 224), 'seismic'))
             cell.set(xticks=[], yticks=[])
-            if row is grid[0]:
+            if i == 0:
                 cell.set_title(name.replace('_', '\n'), fontsize=8)
         row[0].set_ylabel(composite, fontsize=8)
     return figure
 
 
-def table(stages, composites):
-    """A line per stage: the mean correlation of each composite."""
-    lines = [f'{"layers random down to":>22} ' + ' '.join(f'{composite:>18}' for composite in composites)]
-    for name, stage in stages.items():
-        lines.append(f'{name:>22} ' + ' '.join(f'{stage[composite][0].mean():18.3f}' for composite in composites))
+def table(found, composites):
+    """Two tables, a line per stage: the correlations of each composite as they are, and absolute."""
+    lines = []
+    for k, kind in enumerate(KINDS):
+        title = f'{kind}, random down to'
+        lines.append(f'{title:>25} ' + ' '.join(f'{composite:>31}' for composite in composites))
+        for name, stage in found.items():
+            lines.append(f'{name:>25} ' + ' '.join(f'{cell(stage[composite][k]):>31}' for composite in composites))
     return '\n'.join(lines)
+
+
+def cell(values):
+    """'0.43 [0.38, 0.48] 0.30..0.55' of correlations [draws, n]."""
+    by_draw = values.mean(1)
+    return f'{mean_and_interval(values.mean(0))} {by_draw.min():.2f}..{by_draw.max():.2f}'
 
 
 def evaluate(args):
     """Does what the command line asks. Returns a line for each picture that could not be read."""
     check_writable(args.results)
-    paths = find(args.image)
+    paths, missing = find(args.image)
+    check_spared(args.results, ['randomise.png', 'randomise.txt'], inputs(args, paths))
     explainer = open_explainer(args.rule, paths, args.weights, args.model, args.preprocessing, args.precision)
     images, broken = read_pictures(paths, explainer.network.size)
+    broken = missing + broken
     if not images:
         return broken
-    stages = cascade(explainer, args.rule, images, args.batch_size, np.random.default_rng(args.seed))
-    write(args.results / 'randomise.png', lambda path: draw(stages, args.rule).savefig(path, dpi=80))
-    print(f'{len(images)} pictures, seed {args.seed}')
-    print(table(stages, args.rule))
-    write(args.results / 'randomise.txt', lambda path: path.write_text(table(stages, args.rule) + '\n'))
+    found, shown = cascade(explainer, args.rule, images, args.batch_size, args.mode, args.draws, args.seed)
+    write(args.results / 'randomise.png', encoded(draw(found, shown, args.rule).savefig, dpi=80))
+    print(f'{len(images)} pictures, --mode {args.mode}, {args.draws} draws, seed {args.seed}')
+    print(table(found, args.rule))
+    write(args.results / 'randomise.txt', table(found, args.rule) + '\n')
     print(f'wrote {args.results / "randomise.png"} and {args.results / "randomise.txt"}')
     return broken
 
@@ -120,8 +159,10 @@ def evaluate(args):
 def parse(argv):
     parser = Parser(__doc__)
     add_network_options(parser, COMPOSITES, RULES)
-    parser.add_argument('--seed', type=seed, default=0, help='draws the permutations (default: 0)')
-    args = parser.parse_intermixed_args(argv)
+    parser.add_argument('--mode', choices=['permute', 'redraw'], default='permute', help='how weights become random (default: permute)')
+    parser.add_argument('--draws', type=count, default=3, metavar='N', help='how often (default: 3)')
+    parser.add_argument('--seed', type=seed, default=0, help='what is drawn (default: 0)')
+    args = parser.parse_mixed(argv)
     args.rule = once(args.rule)
     return parser, args
 

@@ -1,15 +1,32 @@
-"""What the scripts of this folder share and what is not about LRP: TensorFlow without its chatter, command lines, whole files.
+"""What the scripts of this folder share and what is not about LRP: TensorFlow without its chatter, command lines, whole files,
+chance.
 
 The same file stands in mnist/ and in vgg/, so that each folder can be read, copied and run alone.
 """
 import argparse
 import contextlib
+import errno
+import io
+import itertools
+import math
 import os
 from pathlib import Path
+import socket
+import stat
 import sys
 import tempfile
+import time
+import zlib
+
+import numpy as np
 
 os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
+os.environ['KERAS_BACKEND'] = 'tensorflow'  # whatever else the user's Keras may be set to
+for name, mode in ('stdin', 'r'), ('stdout', 'w'), ('stderr', 'w'):  # in this order: each takes the number of the one that is closed
+    if getattr(sys, name) is None:
+        setattr(sys, name, open(os.devnull, mode))
+    elif mode == 'w' and hasattr(getattr(sys, name), 'reconfigure'):
+        getattr(sys, name).reconfigure(errors='backslashreplace')
 
 
 @contextlib.contextmanager
@@ -58,19 +75,48 @@ class Parser(argparse.ArgumentParser):
     def __init__(self, description):
         super().__init__(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
 
+    def parse_mixed(self, argv=None):
+        """Reads a command line in which options stand among paths; after -- all are paths."""
+        argv = list(sys.argv[1:] if argv is None else argv)
+        if '--' in argv:
+            i = argv.index('--')
+            argv[i:] = [os.path.join('.', path) if path.startswith('-') and path != '-' else path for path in argv[i + 1:]]
+        return self.parse_intermixed_args(argv)
+
     def error(self, message):
-        self.exit(2, f'{self.prog}: {message}\n')
+        self.exit(2, f'{self.prog}: {printable(message)}\n')
 
     def run(self, job, *arguments):
         """Runs a script's job, which may return a line for each input that failed, and exits with the status that this means."""
         try:
             failures = job(*arguments)
+            sys.stdout.flush()
+        except Stopped as end:
+            self.exit(end.status, f'{self.prog}: {end}\n')
+        except KeyboardInterrupt:
+            self.exit(130, f'{self.prog}: stopped\n')
+        except BrokenPipeError:  # nobody reads on
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+            self.exit(141)
         except (ValueError, OSError) as error:
             self.error(str(error))
         except tf.errors.OpError as error:  # a full disk, say
             self.error(error.message.splitlines()[0])
         if failures:
-            self.exit(1, ''.join(f'{self.prog}: {line}\n' for line in failures))
+            self.exit(1, ''.join(f'{self.prog}: {printable(line)}\n' for line in failures))
+
+
+class Stopped(Exception):
+    """A signal ended the work: its message says how to go on."""
+
+    def __init__(self, number, message):
+        super().__init__(message)
+        self.status = 128 + number
+
+
+def printable(text):
+    """The text on one line, whatever name stands in it: what cannot be printed is escaped."""
+    return ''.join(c if c.isprintable() else c.encode('unicode_escape', 'surrogatepass').decode() for c in text)
 
 
 def count(text):
@@ -93,6 +139,39 @@ def number(text, kind, low, high):
     return value
 
 
+def generator(seed, *names):
+    """Random numbers for one use of a seed: they depend on it and on these names, not on what else is drawn."""
+    return np.random.default_rng([seed, *(zlib.crc32(str(name).encode()) for name in names)])
+
+
+def resampled(values):
+    """Bootstrap (Efron 1979): the means [2000, ...] of values [n, ...] drawn anew from themselves. Values of equal number are drawn
+    alike, so that differences of their means are paired."""
+    values = np.asarray(values, np.float64)
+    drawn = np.random.default_rng(0).multinomial(len(values), np.full(len(values), 1 / len(values)), 2000)
+    return np.tensordot(drawn / len(values), values, 1)
+
+
+def interval(means):
+    """The 95 % interval, low and high, of resampled means [2000, ...]."""
+    return np.percentile(means, [2.5, 97.5], 0)
+
+
+def alike(values):
+    """The pairs that are not distinguishable among values {name: [n]}: 0 lies in the 95 % interval of their mean paired difference,
+    each pair by itself. One line of text."""
+    means = {name: resampled(each) for name, each in values.items()}
+    pairs = [f'{one} ~ {other}' for one, other in itertools.combinations(values, 2)
+             if np.prod(interval(means[one] - means[other])) <= 0]
+    return ', '.join(pairs) or 'none'
+
+
+def mean_and_interval(values, digits=2):
+    """'0.62 [0.58, 0.66]': the mean of values [n] and its 95 % interval."""
+    low, high = interval(resampled(values))
+    return f'{np.mean(values):.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]'
+
+
 def once(values):
     """The values without repetitions, in order."""
     return list(dict.fromkeys(values))
@@ -105,23 +184,101 @@ def progress_bar(total, unit, metrics=(), quiet=False):
 
 
 def check_writable(folder):
-    """Makes a folder. Raises OSError, before any work is done, if nothing can be written there."""
+    """Makes a folder and sweeps it. Raises OSError, before any work is done, if nothing can be written there."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
-            pass
+            sweep(folder)
     except OSError as error:
         raise OSError(f'cannot write to {folder} ({error.strerror})') from None
 
 
-def write(path, save):
-    """Calls save with a temporary path and moves the whole file to `path`: no half-written result is ever seen."""
-    temporary = path.with_name(f'.{os.getpid()}-{path.name}')
+def check_regular(path):
+    """Raises OSError for what stands there but is no file, such as a device or a pipe: reading it may never end."""
+    if os.path.exists(path) and not stat.S_ISREG(os.stat(path).st_mode):
+        raise OSError(f'{path} is {"a folder" if os.path.isdir(path) else "no regular file"}')
+
+
+def check_size(path, declared):
+    """Raises ValueError if a file declares more bytes of arrays than it can hold, even compressed: they would fill the memory."""
+    size = os.path.getsize(path)
+    if declared > max(10 ** 8, 100 * size):
+        raise ValueError(f'declares {declared / 1e6:.0f} MB of numbers, but is a file of {size / 1e6:.3f} MB')
+
+
+def declared(archive):
+    """How many bytes the arrays of an open .npz declare to hold; their headers alone are read."""
+    total = 0
+    for name in archive.namelist():
+        with archive.open(name) as file:
+            version = np.lib.format.read_magic(file)
+            reader = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+            shape, _, dtype = reader(file)
+            total += math.prod(shape) * dtype.itemsize
+    return total
+
+
+def check_spared(folder, names, inputs):
+    """Raises ValueError if a result of one of these names in the folder would overwrite one of the inputs."""
+    home, names, folders = os.path.realpath(folder), set(names), {}
+    for path in inputs:
+        if '\0' in os.fspath(path):  # no file has such a name
+            continue
+        parent, name = os.path.split(os.path.realpath(path) if len(inputs) < 10000 else path)
+        if parent not in folders:
+            folders[parent] = os.path.realpath(parent or '.')
+        if folders[parent] == home and name in names:
+            raise ValueError(f'{os.path.join(folder, name)} is an input and would be overwritten: choose another --results')
+
+
+def encoded(save, *arguments, **options):
+    """What save would write to a file, as bytes. (Pillow, writing a file by itself, passes over a full disk.)"""
+    buffer = io.BytesIO()
+    save(buffer, *arguments, **options)
+    return buffer.getvalue()
+
+
+def write(path, content):
+    """Writes bytes or text, or what content(temporary path) writes, and moves the whole to `path`: no half-written result is ever seen.
+
+    Raises OSError that names the path.
+    """
+    temporary = path.with_name(f'{TEMPORARY}{socket.gethostname()[:40]}-{os.getpid()}-{zlib.crc32(os.fsencode(path.name)):08x}{path.suffix}')
     try:
-        save(temporary)
+        if callable(content):
+            content(temporary)
+        else:
+            temporary.write_bytes(content if isinstance(content, bytes) else content.encode())
         os.replace(temporary, path)
+    except OSError as error:
+        failure = OSError(f'cannot write {path} ({error.strerror or error})')
+        failure.errno = error.errno
+        raise failure from None
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+
+
+TEMPORARY = '.unfinished-'
+
+
+def sweep(folder):
+    """Removes what killed runs left unfinished in a folder: of this machine if their process is gone, of others after a day."""
+    for path in folder.glob(f'{TEMPORARY}*'):
+        host, process = path.name[len(TEMPORARY):].rsplit('-', 2)[:2]
+        with contextlib.suppress(OSError):
+            alive = running(int(process)) if host == socket.gethostname()[:40] else time.time() - path.stat().st_mtime < 86400
+            if not alive:
+                path.unlink()
+
+
+def running(process):
+    """Whether a process of this number runs on this machine."""
+    try:
+        os.kill(process, 0)
+    except OSError as error:
+        return error.errno == errno.EPERM
+    return True
 
 
 def unique(names, endings=('',)):

@@ -6,17 +6,16 @@ taken for VGG16 or VGG19. Weights are read one layer at a time, and none is ever
 """
 import contextlib
 import difflib
+import hashlib
 from functools import partial
 import os
 from pathlib import Path
 from typing import Callable, NamedTuple
 import warnings
-import zipfile
-import zlib
 
 import numpy as np
 
-from script import keras, tf
+from script import check_regular, keras, tf
 from model import CONVOLUTIONS, SIZE, Weights, layer_table
 from chain import chain_of
 from formats import SAVE_WHOLE, VGG_NAME, arranged, open_weights
@@ -31,8 +30,7 @@ PUBLISHED = {  # Keras's ImageNet files: name, MD5
     'vgg19': ('vgg19_weights_tf_dim_ordering_tf_kernels.h5', 'cbe5617147190e668d6c5d5026f83318'),
 }
 MODES = ['caffe', 'tf', 'torch', 'unit', 'none']  # of preprocessing
-UNREADABLE = (OSError, ValueError, TypeError, LookupError, AttributeError, EOFError, RuntimeError, MemoryError, OverflowError,
-              RecursionError, zipfile.BadZipFile, zlib.error)
+UNREADABLE = Exception  # readers of damaged files raise of all kinds
 
 
 class Preparation(NamedTuple):
@@ -80,10 +78,11 @@ class Network(NamedTuple):
 
     def probabilities(self, logits):
         """Softmax, or with sigmoids at the end each class's own, of logits [..., classes]."""
-        if self.end == 'sigmoid':
-            return 1 / (1 + np.exp(-np.float64(logits)))
-        shifted = np.exp(np.float64(logits) - np.max(logits, -1, keepdims=True))
-        return shifted / shifted.sum(-1, keepdims=True)
+        with np.errstate(invalid='ignore', over='ignore'):  # of logits that are not finite, about which others complain
+            if self.end == 'sigmoid':
+                return 1 / (1 + np.exp(-np.float64(logits)))
+            shifted = np.exp(np.float64(logits) - np.max(logits, -1, keepdims=True))
+            return shifted / shifted.sum(-1, keepdims=True)
 
 
 def open_network(source, model=None, preprocessing=None):
@@ -94,6 +93,7 @@ def open_network(source, model=None, preprocessing=None):
     """
     path = weight_file(source, model)
     with named(path):
+        check_regular(path)
         whole = open_model(path) if path.suffix in ('.keras', '.h5', '.hdf5') else None
         if whole and model:
             raise ValueError(f'--model {model} is for files of weights alone; this one holds a whole model')
@@ -120,13 +120,30 @@ def weight_file(source, model):
                       f'({str(error).splitlines()[0]}); copy it there, or use --weights caltech101, which works offline') from None
 
 
+def digest(path):
+    """The SHA-256 of a file."""
+    with open(path, 'rb') as file:
+        return hashlib.file_digest(file, 'sha256').hexdigest() if hasattr(hashlib, 'file_digest') else digest_in_parts(file)
+
+
+def digest_in_parts(file):
+    """The same before Python 3.11."""
+    found = hashlib.sha256()
+    while part := file.read(2 ** 20):
+        found.update(part)
+    return found.hexdigest()
+
+
 def class_names(network, classes_file, count):
     """Names of the classes: from --classes FILE (one a line), the weight file's own, ImageNet's, or 'class 0' and so on."""
     if classes_file:
+        check_regular(classes_file)
         try:
-            names = Path(classes_file).read_text(encoding='utf-8').splitlines()
+            names = Path(classes_file).read_text(encoding='utf-8-sig').splitlines() if os.path.getsize(classes_file) < 2 ** 24 else ['\0']
         except UnicodeDecodeError:
-            raise ValueError(f'{classes_file} is no text: expected the name of a class on each line') from None
+            names = ['\0']
+        if any('\0' in name for name in names):
+            raise ValueError(f'{classes_file} is no text: expected the name of a class on each line')
         if len(names) != count:
             raise ValueError(f'{classes_file} has {len(names)} lines, but {network.path} has {count} classes')
         return names
@@ -136,7 +153,7 @@ def class_names(network, classes_file, count):
     return own if own and len(own) == count else [f'class {i}' for i in range(count)]
 
 
-def find_target(text, classes):
+def find_target(text, classes, option='--target'):
     """The index of a class given by its name, or by its index: 7 or #7. Where 7 is another class's name, that is taken, and said.
 
     Raises ValueError if no class or more than one fits.
@@ -144,16 +161,16 @@ def find_target(text, classes):
     number = text.removeprefix('#')
     fitting = [i for i, name in enumerate(classes) if name.lower() == text.lower()]
     if len(fitting) == 1 and text.isdecimal() and int(text) != fitting[0]:
-        print(f"--target {text}: the class named {text}, whose index is {fitting[0]}; for the class of index {text} say '#{text}'")
+        print(f"{option} {text}: the class named {text}, whose index is {fitting[0]}; for the class of index {text} say '#{text}'")
     if number.isdecimal() and not fitting:
         if int(number) >= len(classes):
-            raise ValueError(f'--target {text}: the classes are 0 to {len(classes) - 1}')
+            raise ValueError(f'{option} {text}: the classes are 0 to {len(classes) - 1}')
         return int(number)
     if not fitting:
         close = difflib.get_close_matches(text.lower(), dict.fromkeys(name.lower() for name in classes), 3)
-        raise ValueError(f'--target {text}: no such class' + (f'; did you mean {" or ".join(close)}?' if close else ''))
+        raise ValueError(f'{option} {text}: no such class' + (f'; did you mean {" or ".join(close)}?' if close else ''))
     if len(fitting) > 1:
-        raise ValueError(f'--target {text} fits several classes: give one of the indices {", ".join(map(str, fitting))}')
+        raise ValueError(f'{option} {text} fits several classes: give one of the indices {", ".join(map(str, fitting))}')
     return fitting[0]
 
 
@@ -165,7 +182,8 @@ def named(path):
     except FileNotFoundError:
         raise FileNotFoundError(f'no weight file {path}') from None
     except UNREADABLE as error:
-        raise ValueError(f'{path}: {(str(error).splitlines() or ["damaged"])[0]}') from None
+        reason = 'it holds pickled objects, which are not read' if 'allow_pickle' in str(error) else (str(error).splitlines() or ['damaged'])[0]
+        raise ValueError(f'{path}: {reason}') from None
 
 
 def plural(number, noun):

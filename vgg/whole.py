@@ -12,6 +12,7 @@ import h5py
 
 from script import keras, silence
 from chain import TAKEN, TRAINING_ONLY, kind_of, refuse
+from formats import check_reading
 
 PREPARING = {  # before the first convolution
     'Rescaling', 'Normalization', 'Resizing', 'CenterCrop', 'Cropping2D', 'Permute', 'Concatenate', 'Pipeline', 'GetItem', 'Stack', 'Flip',
@@ -90,6 +91,7 @@ def open_archive(path):
         config = json.loads(archive.read('config.json'))
         screen(config)
         weights = archive.extract(WEIGHTS, folder)
+        check_reading(weights)
         with h5py.File(weights, 'r') as file:
             check_links(file)
         with read_by_keras():
@@ -100,8 +102,10 @@ def open_archive(path):
 
 def open_h5(path):
     """The model of an .h5 file, or None."""
-    with h5py.File(path, 'r') as file:
+    with h5py.File(path, 'r') as file:  # nothing but its structure
         check_links(file)
+    check_reading(path)
+    with h5py.File(path, 'r') as file:
         text = file.attrs.get('model_config')
     if text is None:
         return None

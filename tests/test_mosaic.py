@@ -1,0 +1,115 @@
+"""vgg/mosaic.py: on networks whose heatmaps are known, and from the command line to its files."""
+from conftest import ROOT, scripts
+import keras
+import numpy as np
+from PIL import Image
+import pytest
+from small_vgg import photograph, random_weights, run, shrink
+
+mosaic = scripts('vgg').mosaic
+
+
+def test_quarters_and_mosaic():
+    images = [np.full((5, 6, 3), value, np.uint8) for value in (10, 20, 30, 40)]
+    whole = mosaic.mosaic(images)
+    assert whole.shape == (5, 6, 3)
+    np.testing.assert_array_equal(whole[..., 0], np.repeat(np.repeat([[10, 20], [30, 40]], [2, 3], 0), 3, 1))
+    grey = mosaic.mosaic([image[..., :1] for image in images])
+    np.testing.assert_array_equal(grey, whole[..., :1])
+
+
+def test_share_by_hand():
+    r = np.zeros((4, 4))
+    r[0, 0], r[3, 3], r[0, 3] = 3, 1, -50
+    shares = [mosaic.share_within(r, place) for place in mosaic.quarters(4, 4)]
+    assert shares == [0.75, 0, 0, 0.25]
+    assert np.isnan(mosaic.share_within(-np.abs(r), mosaic.quarters(4, 4)[0]))
+
+
+def test_contrast_takes_off_the_mean_of_the_others():
+    maps = np.arange(4.0)[:, None, None] * np.ones((1, 2, 2))
+    np.testing.assert_allclose(mosaic.contrasted(maps)[:, 0, 0], [0 - 2, 1 - 5 / 3, 2 - 4 / 3, 3 - 1])
+
+
+def test_four_pictures_of_four_classes():
+    classes = np.array([0, 0, 1, 2, -1, 3, 4, 4])
+    for i in range(50):
+        four = mosaic.draw_four(classes, np.random.default_rng(i))
+        assert len({classes[k] for k in four}) == 4 and 4 not in four
+
+
+def test_means_leave_out_what_is_not_explained():
+    shares = np.array([[1.0, np.nan, 0.5, np.nan], [np.nan] * 4, [0.2, 0.2, 0.2, 0.2]])
+    values, numbers = mosaic.means(shares)
+    assert list(values) == pytest.approx([0.75, 0, 0.2]) and list(numbers) == [2, 0, 4]
+    mean, low, high = mosaic.summarise(shares)
+    assert mean == pytest.approx((1.5 + 0.8) / 6) and low <= mean <= high
+    assert mosaic.summarise(np.full((9, 4), 0.5)) == pytest.approx((0.5, 0.5, 0.5))
+
+
+@pytest.fixture
+def colours(tmp_path):
+    """A network whose classes are red, green, blue and dark, each seen pixel by pixel; two pictures of each. Its logits are weighted
+    means over all pixels: in a mosaic, a colour's is positive, dark's is not."""
+    model = keras.Sequential([keras.Input((8, 8, 3)), keras.layers.Flatten(), keras.layers.Dense(4, activation='softmax')])
+    w = np.zeros((8, 8, 3, 4), np.float32)
+    for k in range(3):
+        w[..., k, k] = 20 / 64
+    w[..., 3] = -20 / 64
+    model.layers[-1].set_weights([w.reshape(-1, 4), np.float32([0, 0, 0, 5])])
+    model.save(tmp_path / 'colours.keras')
+    paths = []
+    for k, name in enumerate(('red', 'green', 'blue', 'dark')):
+        for i in (0, 1):
+            pixels = np.zeros((8, 8, 3), np.uint8)
+            if k < 3:
+                pixels[..., k] = 200 + 50 * i
+            paths.append(tmp_path / f'{name}{i}.png')
+            Image.fromarray(pixels).save(paths[-1])
+    return [*paths, '--weights', tmp_path / 'colours.keras', '--preprocessing', 'unit', '--results', tmp_path / 'r', '--batch-size', 3]
+
+
+def shares(lines):
+    """{method: [share alone, share held against the others]} of the printed table."""
+    rows = [line.split() for line in lines if line.endswith(']')]
+    return {' '.join(words[:-6] if len(words) > 6 else words[:-3]): [float(word) for word in words if word.replace('.', '').isdigit()]
+            for words in rows}
+
+
+def test_a_rule_that_is_right_and_one_that_is_not(colours, capsys):
+    """What a colour weighs is on its own picture alone, and z+ says so. w^2 does not look at the pixels: a quarter is its share."""
+    end = run(mosaic.main, capsys, *colours, '--rule', 'zplus', 'epsilon', 'wsquare', '--count', 10)
+    assert end.status == 0 and not end.err
+    assert any('10 mosaics of 8 pictures, seed 0: 30 classes explained, 10 left out' in line for line in end.out), end.out
+    found = shares(end.out)
+    assert found['zplus'] == found['epsilon'] == found['gradient x input'] == [1, 1]
+    assert found['wsquare'][0] == 0.25
+
+
+def test_seed_and_batches(colours, capsys, tmp_path):
+    tables = []
+    for options in (['--seed', 1], ['--seed', 1, '--batch-size', 8], ['--seed', 2]):
+        end = run(mosaic.main, capsys, *colours, '--rule', 'wsquare', '--count', 6, *options)
+        tables.append((tmp_path / 'r' / 'mosaic.png').read_bytes())
+        assert (tmp_path / 'r' / 'mosaic.txt').read_text() in '\n'.join(end.out) + '\n'
+    assert tables[0] == tables[1] != tables[2]
+    with Image.open(tmp_path / 'r' / 'mosaic.png') as figure:
+        assert min(figure.size) > 500
+
+
+def test_fewer_than_four_classes_are_told(colours, capsys):
+    end = run(mosaic.main, capsys, *colours[:4], *colours[8:])
+    assert end.status == 2 and len(end.err) == 1 and 'a mosaic needs four' in end.err[0]
+
+
+def test_pictures_that_cannot_be_read_are_named(colours, capsys, tmp_path):
+    end = run(mosaic.main, capsys, tmp_path / 'none.png', *colours, '--rule', 'zplus', '--count', 1)
+    assert end.status == 1 and len(end.err) == 1 and 'none.png' in end.err[0]
+
+
+def test_edges_know_no_class():
+    """The steepness of brightness, whatever its direction; a plain picture has none."""
+    image = np.zeros((6, 8, 3), np.uint8)
+    image[:, 4:] = 90
+    found = scripts('vgg').pictures.edge_strength(image)
+    assert (found[:, 3:5] == 45).all() and not found[:, :3].any() and not found[:, 5:].any()

@@ -1,0 +1,279 @@
+"""Where relevance starts: at the logit or at the evidence for a class, for one class rather than another, for several at once."""
+from types import SimpleNamespace
+
+from conftest import RULES, scripts
+import keras
+import numpy as np
+from PIL import Image
+import pytest
+from small_vgg import CLASSES, photograph, random_weights, run, shrink
+
+BOTH_SIGNS = {'epsilon', 'epsilon-plus', 'epsilon-plus-flat', 'epsilon-alpha2beta1', 'epsilon-gamma-box', 'montavon2019'}
+ONE_SIGN = {'deep-taylor', 'zplus', 'wsquare', 'alpha1beta0', 'alpha2beta1'}
+
+
+@pytest.fixture(scope='module')
+def vgg(tmp_path_factory):
+    """A small VGG in float64, with all composites and three targets in its graph; its logits have both signs."""
+    patch, path = pytest.MonkeyPatch(), tmp_path_factory.mktemp('starts') / 'small.npz'
+    scripted = shrink(patch)
+    np.savez(path, **random_weights(seed=3))
+    network = scripted.weights.open_network(path)
+    made = scripted.lrp.Explainer(list(scripted.lrp.COMPOSITES), network, 'float64', walks=3)
+    images = np.random.default_rng(1).integers(0, 256, (2, 224, 224, 3), np.uint8)
+    logits = made.classify(images)
+    assert (logits.max(1) > 0).all() and (logits.min(1) < 0).all()
+    yield SimpleNamespace(explainer=made, images=images, logits=logits, rules=scripted.lrp.COMPOSITES,
+                          order=np.argsort(-logits, 1), network=network, lrp=scripted.lrp)
+    made.session.close()
+    patch.undo()
+
+
+def total(r):
+    return r.sum((-3, -2, -1))
+
+
+def test_all_composites_are_of_one_kind(vgg):
+    assert BOTH_SIGNS | ONE_SIGN == set(vgg.rules)
+
+
+@pytest.mark.parametrize('rule', sorted(BOTH_SIGNS | ONE_SIGN))
+def test_negative_logit(vgg, rule):
+    """Both signs at the logits: it starts there. One sign: at the sum of a w+ into the logit, and all that lies in the network's last
+    layers is red, in the shares that a positive logit would have."""
+    worst = vgg.order[:, -1]
+    found = vgg.explainer(vgg.images, worst)
+    started, logits = found[f'started/{rule}'], vgg.logits[[0, 1], worst]
+    assert (logits < 0).all()
+    if rule in BOTH_SIGNS:
+        np.testing.assert_allclose(started, np.stack([logits, 0 * logits], 1), rtol=1e-9)
+        return
+    a, w = (vgg.explainer.session.run(tensor, vgg.explainer.feed(vgg.images)) for tensor in
+            (vgg.explainer.activations[-2], vgg.explainer.weights['predictions'].w))
+    evidence = (a @ np.maximum(w, 0))[[0, 1], worst]
+    np.testing.assert_allclose(started, np.stack([evidence, 0 * evidence], 1), rtol=1e-9)
+    assert (evidence > 0).all() and (total(found[f'relevance/{rule}']) > 0).all()
+    if rule in ('deep-taylor', 'wsquare'):
+        assert (found[f'relevance/{rule}'] >= 0).all()
+        np.testing.assert_allclose(total(found[f'relevance/{rule}']), evidence, rtol=1e-9)
+
+
+@pytest.mark.parametrize('rule', sorted(BOTH_SIGNS | ONE_SIGN))
+@pytest.mark.parametrize('ranks', [(0, 1), (0, -1), (-1, 0), (-1, -2)])
+def test_contrast_is_the_difference_of_two_explanations(vgg, rule, ranks):
+    """Scaled to the same sum where the rule has one sign; whatever the signs of the two logits."""
+    assert (vgg.logits[0][vgg.order[0][-2]] < 0) and (vgg.logits[0][vgg.order[0][0]] > 0)
+    image, (target, other) = vgg.images[:1], vgg.order[0][list(ranks)]
+    found = vgg.explainer(image, [target], against=other)
+    (one, two), (r, s) = ([run[f'{key}/{rule}'][0] for run in (vgg.explainer(image, [target]), vgg.explainer(image, [other]))]
+                          for key in ('started', 'relevance'))
+    expected = r - s if rule in BOTH_SIGNS else r - s * one[0] / two[0]
+    assert np.abs(found[f'relevance/{rule}'][0] - expected).max() <= 1e-9 * np.abs(expected).max()
+    np.testing.assert_allclose(found[f'started/{rule}'][0], [one[0], -two[0] if rule in BOTH_SIGNS else -one[0]], rtol=1e-9)
+    if rule in ('deep-taylor', 'wsquare'):
+        assert abs(total(found[f'relevance/{rule}'])[0]) < 1e-9 * np.abs(found[f'relevance/{rule}']).sum()
+
+
+def test_alone_the_contrast_asks_for_what_was_seen_but_the_other(vgg):
+    best, second = vgg.order[0][:2]
+    for against, expected in (second, best), (best, second):
+        assert vgg.explainer(vgg.images[:1], [-1], against)['targets'] == [expected]
+    assert list(vgg.explainer(vgg.images[:1], [[-1, -2]], best)['targets'][0]) == list(vgg.order[0][1:3])
+
+
+def test_several_targets_on_one_forward_pass_are_the_same_to_the_bit(vgg):
+    """Three walks in the graph; four targets take a second run. In float32, too."""
+    targets = vgg.order[:, :4]
+    for explainer in (vgg.explainer, vgg.lrp.Explainer(['deep-taylor', 'epsilon', 'alpha2beta1'], reopened(vgg), walks=3)):
+        together = explainer(vgg.images, targets, blocks=True)
+        for k in range(4):
+            alone = explainer(vgg.images, targets[:, k], blocks=True)
+            assert alone.keys() == together.keys()
+            for key in alone:
+                np.testing.assert_array_equal(alone[key], together[key] if key == 'logits' else together[key][:, k], key)
+    explainer.session.close()
+
+
+def reopened(vgg):
+    return scripts('vgg').weights.open_network(vgg.network.path)
+
+
+def test_gradient_of_a_contrast(vgg):
+    best, second = vgg.order[0][:2]
+    one, other = (vgg.explainer.gradient_times_input(vgg.images[:1], [target]) for target in (best, second))
+    found = vgg.explainer.gradient_times_input(vgg.images[:1], [best], against=second)
+    np.testing.assert_allclose(found, one - other, rtol=1e-9, atol=1e-12)
+    both = vgg.explainer.gradient_times_input(vgg.images[:1], [[best, second]])
+    np.testing.assert_array_equal(both[:, 0], one)
+    np.testing.assert_array_equal(both[:, 1], other)
+
+
+ENDS = {  # of networks of 6x6 pixels, three classes
+    'convolution, global maximum': lambda layers: [layers.Conv2D(4, 3, activation='relu'), layers.Conv2D(3, 2), layers.GlobalMaxPooling2D()],
+    'convolution, mean of a map': lambda layers: [layers.Conv2D(4, 3, activation='relu'), layers.Conv2D(3, 2),
+                                                  layers.GlobalAveragePooling2D()],
+    'inputs of both signs': lambda layers: [layers.Conv2D(4, 3, activation='relu'), layers.Flatten(), layers.Dense(5), layers.Dense(3)],
+}
+
+
+@pytest.mark.parametrize('name', ENDS)
+def test_evidence_whatever_the_end_of_the_network(tmp_path, name):
+    """The sum of a+ w+ + a- w- into the last layer with weights; behind it the winner of a maximum, by hand. A mean is such a layer."""
+    lrp, rng = scripts('vgg').lrp, np.random.default_rng(0)
+    model = keras.Sequential([keras.Input((6, 6, 3)), *ENDS[name](keras.layers)])
+    for weights in model.weights:
+        weights.assign(rng.normal(0, 0.5, weights.shape))
+    model.save(tmp_path / 'my.keras')
+    explainer = lrp.open_explainer(['zplus'], [], str(tmp_path / 'my.keras'), None, 'unit', 'float64')
+    images = rng.integers(0, 256, (2, 6, 6, 3), np.uint8)
+    rank = explainer.count  # the least likely class
+    found = explainer(images, [-rank, -rank])
+    target = found['targets']
+    assert (found['logits'][[0, 1], target] < 0).all()
+    a = explainer.session.run(explainer.activations, explainer.feed(images))
+    last = [layer.name for layer in explainer.network.layers if layer.name in explainer.weights][-1]
+    x = a[[layer.name for layer in explainer.network.layers].index(last)]
+    w = explainer.session.run(explainer.weights[last].w)
+    if name.startswith('inputs'):
+        expected = np.maximum(x, 0) @ np.maximum(w, 0) + np.minimum(x, 0) @ np.minimum(w, 0)
+    elif 'mean' in name:
+        expected = np.maximum(x, 0).mean((1, 2))
+    else:
+        windows = np.lib.stride_tricks.sliding_window_view(x, (2, 2), (1, 2))  # [n, 3, 3, channels, 2, 2]
+        z, lifts = (np.einsum('nyxcij,ijco->nyxo', windows, each).reshape(2, -1, 3) for each in (w, np.maximum(w, 0)))
+        bias = explainer.session.run(explainer.weights[last].b)
+        expected = np.take_along_axis(lifts, (z + bias).argmax(1)[:, None], 1)[:, 0]
+    np.testing.assert_allclose(found['started/zplus'][:, 0], expected[[0, 1], target], rtol=1e-9)
+    explainer.session.close()
+
+
+# The same in mnist/
+
+@pytest.mark.parametrize('rule', RULES)
+def test_digits_contrast_is_the_difference(explainer, digits, rule):
+    images = digits[0][:40] / np.float32(255)
+    found, one, other = explainer(images, 3, 8), explainer(images, 3), explainer(images, 8)
+    r, s, v, u = (run[f'{key}/{rule}'] for key in ('relevance', 'started') for run in (one, other))
+    scale = 1 if rule == 'epsilon' else (v[:, 0] / u[:, 0])[:, None, None]
+    expected = r - s * scale
+    assert np.abs(found[f'relevance/{rule}'] - expected).max() < 1e-4 * np.abs(expected).max()
+    np.testing.assert_allclose(found[f'started/{rule}'], np.stack([v[:, 0], -u[:, 0] if rule == 'epsilon' else -v[:, 0]], 1), rtol=1e-5)
+    if rule == 'deep-taylor':
+        assert np.abs(found['sums/deep-taylor']).max() < 1e-4 * v.max()
+
+
+def test_digits_seen_as_the_other_class_are_held_against_the_second(explainer, digits):
+    images = digits[0][:100] / np.float32(255)
+    logits = explainer(images)['logits']
+    targets = explainer(images, against=3)['targets']
+    without = np.where(np.arange(10) == 3, -np.inf, logits)
+    np.testing.assert_array_equal(targets, without.argmax(1))
+    assert (logits.argmax(1) == 3).any() and not (targets == 3).any()
+
+
+@pytest.mark.parametrize('rule', RULES)
+@pytest.mark.parametrize('low, high', [(0, 99), (-2, 0)])
+def test_what_is_red_speaks_for_the_class(explainer, digits, rule, low, high):
+    """Taken away, the 20 reddest pixels lower the target's logit more than 20 of the ink at random; so where it is a little negative,
+    too. (Of a class that the network rules out, at -10 say, there is nothing left to take away.)"""
+    images, rng = digits[0] / np.float32(255), np.random.default_rng(0)
+    drops = {'red': [], 'random': []}
+    for target in range(10):
+        results = explainer(images, target)
+        logits = results['logits'][:, target]
+        kept = np.flatnonzero((low < logits) & (logits <= high) & ((images > 0).sum((1, 2)) > 80))
+        orders = {'red': results[f'relevance/{rule}'], 'random': rng.random(images.shape) + (images > 0)}
+        for order, scores in orders.items():
+            flipped = images[kept].reshape(len(kept), -1).copy()
+            np.put_along_axis(flipped, np.argsort(-scores[kept].reshape(len(kept), -1), 1)[:, :20], 0, 1)
+            drops[order] += list(logits[kept] - explainer.classify(flipped.reshape(-1, 28, 28))[:, target])
+    assert len(drops['red']) > 200
+    assert np.mean(drops['red']) > max(np.mean(drops['random']) + 0.1, 0)
+
+
+# What is said of it
+
+@pytest.fixture
+def command(tmp_path, monkeypatch, capsys):
+    """Runs vgg/lrp.py on the small network. Returns its lines and what it saved."""
+    scripted = shrink(monkeypatch)
+    np.savez(tmp_path / 'small.npz', **random_weights(seed=3), classes=CLASSES)
+    picture = photograph(tmp_path / 'a.png')
+
+    def explained(*options, status=0):
+        end = run(scripted.lrp.main, capsys, picture, '--weights', tmp_path / 'small.npz', '--results', tmp_path / 'r',
+                  '--save-relevance', '--rule', 'deep-taylor', 'epsilon', *options)
+        assert end.status == status, end
+        if status:
+            return end.err, None
+        with np.load(tmp_path / 'r' / 'a.npz') as file:
+            return end.out, dict(file)
+    return explained
+
+
+def test_line_of_a_contrast(command):
+    (line,), saved = command()
+    best, second = np.argsort(-saved['logits'])[:2]
+    (line,), saved = command('--against', f'#{second}')
+    shares = np.exp(saved['logits'] - saved['logits'].max())
+    shares /= shares.sum()
+    assert f': {CLASSES[best]} {shares[best]:.2f} rather than {CLASSES[second]} {shares[second]:.2f}, logit ' in line
+    assert saved['against'] == second and list(saved['targets']) == [best]
+    difference = saved['logits'][best] - saved['logits'][second]
+    share = saved['relevance/epsilon'].sum(dtype=float) / difference
+    assert f'sum R / difference of logits {difference:.3f}: epsilon {share:.4f}' in line
+    assert 'sum R / logit, as much taken off: deep-taylor' in line and abs(float(line.split('deep-taylor ')[1].split(';')[0])) < 1e-3
+
+
+def test_line_of_a_negative_logit(command):
+    (_,), saved = command()
+    worst = saved['logits'].argmin()
+    (line,), saved = command('--target', f'#{worst}')
+    logit, sums = saved['logits'][worst], {rule: saved[f'relevance/{rule}'].sum(dtype=float) for rule in ('deep-taylor', 'epsilon')}
+    assert logit < 0 < sums['deep-taylor']
+    evidence = float(line.split('sum R / evidence ')[1].split(':')[0])
+    assert f': deep-taylor {sums["deep-taylor"] / evidence:.3f}' in line  # a unit that its bias alone lifts keeps its own
+    assert f'; sum R / logit: epsilon {sums["epsilon"] / logit:.4f}' in line and 0.9 < sums['deep-taylor'] / evidence < 1.001
+
+
+def test_top_of_a_contrast(command):
+    lines, saved = command('--top', 4, '--against', '#1')
+    assert len(lines) == 4 and 1 not in saved['targets'] and all('rather than tree frog' in line for line in lines)
+
+
+@pytest.mark.parametrize('options, words', [
+    (['--target', 'kite', '--against', '3'], ['--against 3', 'target itself']), (['--against', 'crane'], ['--against crane', '0, 2']),
+    (['--against', 'kit'], ['--against kit', 'did you mean kite']), (['--top', '5', '--against', 'kite'], ['--top 5', '5 classes'])])
+def test_contrasts_that_cannot_be(command, options, words):
+    (line,), _ = command(*options, status=2)
+    assert all(word in line for word in words), line
+
+
+def test_digits_say_what_they_started_with(explainer, digits, logdir, small, tmp_path, capsys):
+    lrp = scripts('mnist').lrp
+    logits = explainer(digits[0][:1] / np.float32(255))['logits'][0]
+    seen, worst = logits.argmax(), logits.argmin()
+    options = ['--index', '0', '--data', str(small), '--logdir', str(logdir), '--results', str(tmp_path), '--save-relevance']
+    lrp.main([*options, '--rule', 'deep-taylor', 'epsilon', '--target', str(worst)])
+    printed = capsys.readouterr().out
+    with np.load(tmp_path / 'relevance.npz') as saved:
+        evidence = saved['relevance/deep-taylor'].sum()
+    assert f'{seen:>7} {worst:>6} evidence {evidence:.3f}  1.000000' in printed and f'{worst:>6} logit {logits[worst]:.3f}' in printed
+    lrp.main([*options, '--rule', 'deep-taylor', 'epsilon', '--against', str(worst)])
+    printed = capsys.readouterr().out
+    assert f'deep-taylor rather than {worst}: sum of relevance' in printed
+    assert f'logit {logits[seen]:.3f}, as much taken off' in printed and f'logit {logits[seen]:.3f} - {logits[worst]:.3f}' in printed
+    with np.load(tmp_path / 'relevance.npz') as saved:
+        assert saved['against'] == worst
+    with Image.open(tmp_path / 'index_0.jpg') as sheet:
+        assert sheet.size[0] == 8 + 3 * 260
+    with pytest.raises(SystemExit) as stop:
+        lrp.main([*options, '--target', '4', '--against', '4'])
+    assert stop.value.code == 2 and '--against 4 is the target itself' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize('name', ['start', 'started'])
+def test_both_folders_start_alike(name):
+    import inspect
+    one, other = (inspect.getsource(getattr(scripts(folder).lrp, name)) for folder in ('mnist', 'vgg'))
+    assert one == other
