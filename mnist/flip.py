@@ -123,9 +123,9 @@ def evaluate(args):
     chosen = generator(args.seed, 'digits').permutation(len(images))[:args.digits]
     results = measure(explainer, args.rule, images[chosen] / np.float32(255), labels[chosen], args.steps, args.seed)
     write(args.results / 'flipping.png', encoded(draw(results).savefig, dpi=110))
+    write(args.results / 'flipping.txt', table(results, args.steps) + '\n')
     print(f'{args.digits} test digits, {args.steps} steps of {PIXELS_PER_STEP} pixels, seed {args.seed}')
     print(table(results, args.steps))
-    write(args.results / 'flipping.txt', table(results, args.steps) + '\n')
     print(f'wrote {args.results / "flipping.png"} and {args.results / "flipping.txt"}')
 
 

@@ -10,6 +10,7 @@ Red pixels speak for the target class, blue ones against it, white is zero. The 
 sum of relevance at each layer divided by what it started with, the logit: 1.000000 everywhere means that none was lost on the way
 down to the pixels. Where the logit is negative, rules with one sign start with the evidence for the class instead.
 """
+import argparse
 from fnmatch import fnmatch
 from functools import partial
 from pathlib import Path
@@ -301,12 +302,18 @@ def label(rule, results, i, against):
 
 
 def draw_all(folder, names, captions, images, rules, results, against):
-    """Writes a picture of each digit, folder/<name>.jpg: the digit under its caption, beside a heatmap for each rule."""
+    """Writes a picture of each digit, folder/<name>.jpg: the digit under its caption, beside a heatmap for each rule. Returns what was
+    written, and a line for each that could not be."""
+    written, failed = [], []
     for i, (name, caption) in enumerate(zip(unique(names), captions)):
         heatmaps = {label(rule, results, i, against): results[f'relevance/{rule}'][i] for rule in rules}
         title = f'{caption} seen as {results["logits"][i].argmax()}'
-        write(folder / f'{name}.jpg', encoded(draw(images[i], heatmaps, title).save, 'JPEG'))
-    return f'wrote {len(names)} pictures to {folder}: {names[0]}.jpg to {name}.jpg'
+        try:
+            write(folder / f'{name}.jpg', encoded(draw(images[i], heatmaps, title).save, 'JPEG'))
+            written.append(f'{name}.jpg')
+        except OSError as error:
+            failed.append(str(error))
+    return f'wrote {len(written)} pictures to {folder}' + f': {written[0]} to {written[-1]}' * bool(written), failed
 
 
 def result_names(args):
@@ -328,17 +335,18 @@ def explain(args):
         which, names = asked_for(explainer, images, labels, args.index, args.digit, np.random.default_rng(args.seed))
         images, labels, numbers = images[which] / np.float32(255), labels[which], {'index': which}
     results = explain_all(explainer, images, args.target, args.against)
-    if args.index == ['all'] and len(images) > BATCH:
-        print(summary(args.rule, labels, results))
-    elif which:
-        captions = which if args.image else [f'test digit {i}' for i in which]
-        written = draw_all(args.results, names, captions, images, args.rule, results, args.against)
-        print('\n'.join(table(rule, which, results, args.against) for rule in args.rule) + f'\n\n{written} (seed {args.seed})')
     if args.save_relevance and which:
         arrays = {name: values for name, values in results.items() if not name.startswith(('sums/', 'started/'))}
         if args.against is not None:
             arrays['against'] = np.int64(args.against)
         write(args.results / 'relevance.npz', lambda path: np.savez(path, **numbers, images=images, **arrays))
+    if args.index == ['all'] and len(images) > BATCH:
+        print(summary(args.rule, labels, results))
+    elif which:
+        captions = which if args.image else [f'test digit {i}' for i in which]
+        written, failed = draw_all(args.results, names, captions, images, args.rule, results, args.against)
+        print('\n'.join(table(rule, which, results, args.against) for rule in args.rule) + f'\n\n{written} (seed {args.seed})')
+        broken += failed
     return broken
 
 
@@ -372,7 +380,7 @@ def parse(argv):
 
 def index(text):
     if text != 'all' and not text.isdecimal():
-        raise ValueError
+        raise argparse.ArgumentTypeError(f'{text} is neither the number of a test digit nor: all')
     return text if text == 'all' else int(text)
 
 

@@ -202,7 +202,7 @@ def test_results_that_cannot_be_written_are_refused(refused, logdir, tiny, tmp_p
     ('--digit' + 20 * ' 5', ['digit 5']),
     ('--target 10', ['--target', '10', '9']), ('--target x', ['--target', "'x'"]),
     ('--index 20', ['--index 20', '0 to 19']), ('--index -1', ['--index', '-1']),
-    ('--index x', ['--index', "'x'"]), ('--index all 3', ['--index all']),
+    ('--index x', ['--index', 'x is neither']), ('--index all 3', ['--index all']),
     ('--index 1 --digit 1', ['--index', '--digit']), ('--seed -1', ['--seed', '-1']),
     ('--nonsense', ['--nonsense'])])
 def test_bad_options_are_named(refused, logdir, tiny, tmp_path, options, words):
@@ -219,3 +219,25 @@ def test_help(capsys):
     for option in [*RULES, '--rule', '--digit', '--index', '--image', '--target', '--seed',
                    '--save-relevance', '--data', '--logdir', '--results']:
         assert option in printed
+
+
+def test_a_result_whose_place_is_taken_fails_alone(logdir, small, tmp_path, capsys):
+    (tmp_path / 'index_3.jpg').mkdir()
+    with pytest.raises(SystemExit) as stop:
+        scripts('mnist').lrp.main(['--index', '3', '4', '--save-relevance', '--data', str(small), '--logdir', str(logdir), '--results', str(tmp_path)])
+    err = capsys.readouterr().err
+    assert stop.value.code == 1 and len(err.splitlines()) == 1 and 'index_3.jpg' in err
+    assert {path.name for path in tmp_path.iterdir()} == {'index_3.jpg', 'index_4.jpg', 'relevance.npz'}
+
+
+@pytest.mark.parametrize('options, name', [(['--image', 'own/7.jpg', '--results', 'own'], '7.jpg'),
+                                           (['--index', '0', '--save-relevance', '--data', 'own/relevance.npz', '--results', 'own'], 'relevance.npz')])
+def test_inputs_are_never_overwritten(refused, logdir, small, tmp_path, monkeypatch, options, name):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / 'own').mkdir()
+    shutil.copy(small, 'own/relevance.npz')
+    (tmp_path / 'own' / '7.jpg').write_bytes(b'a photograph')
+    before = {path.name: path.read_bytes() for path in (tmp_path / 'own').iterdir()}
+    line = refused('mnist/lrp.py', '--logdir', logdir, *options)
+    assert name in line and 'would be overwritten' in line
+    assert {path.name: path.read_bytes() for path in (tmp_path / 'own').iterdir()} == before

@@ -141,10 +141,10 @@ def evaluate(args):
         return broken
     results = measure(explainer, args.rule, images, args.batch_size, args.steps, args.seed, args.repeats)
     write(args.results / 'flipping.png', encoded(draw(results, args.rule).savefig, dpi=100))
+    write(args.results / 'flipping.txt', table(results) + '\n')
     print(f'{len(images)} pictures, {args.steps} steps of {REGIONS_PER_STEP} of {GRID * GRID} regions, seed {args.seed}, '
           f'noise drawn {args.repeats} times')
     print(table(results))
-    write(args.results / 'flipping.txt', table(results) + '\n')
     print(f'wrote {args.results / "flipping.png"} and {args.results / "flipping.txt"}')
     return broken
 

@@ -169,10 +169,10 @@ def evaluate(args):
     results = measure(explainer, args.rule, mosaics, targets, args.batch_size)
     explained = int(np.isfinite(results['edges', False]).sum())
     write(args.results / 'mosaic.png', encoded(drawn(explainer, args, results, mosaics, targets).savefig, dpi=90))
+    write(args.results / 'mosaic.txt', table(results) + '\n')
     print(f'{args.count} mosaics of {(classes >= 0).sum()} pictures, seed {args.seed}: {explained} classes explained, '
           f'{targets.size - explained} left out (logit not positive); {(time.time() - begin) / 60:.1f} minutes')
     print(table(results))
-    write(args.results / 'mosaic.txt', table(results) + '\n')
     print(f'wrote {args.results / "mosaic.png"} and {args.results / "mosaic.txt"}')
     return broken
 

@@ -272,13 +272,14 @@ def show(progress, drawing):
     """Shows the lines of what was drawn. Returns a line for each picture that could not be written; raises OSError on a full disk."""
     broken = []
     for task in drawing:
+        lines = []
         try:
-            progress.show(task.result())
+            lines = task.result()
         except (ValueError, OSError) as error:
             if getattr(error, 'errno', None) in (errno.ENOSPC, errno.EDQUOT):
                 raise
             broken.append(str(error))
-            progress.show([])
+        progress.show(lines)
     return broken
 
 
@@ -291,28 +292,14 @@ def explain_batch(explainer, images, targets, against, blocks):
 
 
 def save(name, path, picture, stamp, results, shares, against, files):
-    """Draws and writes all files of one picture; shares: the probabilities of the classes. Returns the lines to print.
+    """Draws and writes all files of one picture, the JPG last; shares: the probabilities of the classes. Returns the lines to print.
 
     Raises ValueError if a number in the results is not finite, OSError if they cannot be written.
     """
     for key, values in results.items():
         if not np.isfinite(values).all():
             raise ValueError(f'{path}: {key} is not finite, so nothing is drawn: the weights are too large for this precision')
-    lines, rows, layer_rows = [], [], []
-    note = f' ({picture.note})' if picture.note else ''
-    other = '' if against is None else f' rather than {files.classes[against]} {shares[against]:.2f}'
-    sums_by_rule = {}
-    for k, target in enumerate(results['targets']):
-        title, logit = f'{files.classes[target]} {shares[target]:.2f}{other}', results['logits'][target]
-        maps = {rule: results[f'relevance/{rule}'][k].sum(-1) for rule in files.rules}
-        starts = {rule: start_of(results[f'started/{rule}'][k], logit, against is not None) for rule in files.rules}
-        for rule, r in maps.items():
-            sums_by_rule.setdefault(rule, []).append(significant(r.sum(dtype=np.float64)))
-        lines.append(f'{path}: {title}, logit {logit:.3f}, {sums_of(maps, starts)}{note}')
-        labels = {rule: f'{rule}: evidence' if 'evidence' in starts[rule][0] else rule for rule in files.rules}
-        heading = f'{title} (logit {logit:.2f})' if labels != dict(zip(maps, maps)) else title
-        rows.append((heading, {labels[rule]: r for rule, r in maps.items()}))
-        layer_rows += [(f'{heading}, {labels[rule]}', of_layers(results, rule, k)) for rule in files.rules if files.layers]
+    targets = [Target(k, results, shares, against, files) for k in range(len(results['targets']))]
     if files.numbers:
         arrays = {key: value for key, value in results.items() if key.startswith('relevance/')}
         arrays.update(image=picture.seen, logits=results['logits'], targets=results['targets'])
@@ -320,13 +307,37 @@ def save(name, path, picture, stamp, results, shares, against, files):
             arrays['against'] = np.int64(against)
         write(files.folder / f'{name}.npz', lambda temporary: np.savez(temporary, **arrays))
     if files.layers:
-        write_picture(files.folder / f'{name}_layers.jpg', panels(picture.photograph, layer_rows, files.cmap))
-    record = dict(files.run, picture=os.fspath(path), stamp=stamp, targets=list(map(int, results['targets'])),
-                  classes=[files.classes[target] for target in results['targets']],
-                  probabilities=[significant(shares[target]) for target in results['targets']],
-                  logits=[significant(results['logits'][target]) for target in results['targets']], relevance=sums_by_rule)
+        rows = [(f'{target.heading}, {label}', of_layers(results, rule, target.k))
+                for target in targets for rule, label in target.labels.items()]
+        write_picture(files.folder / f'{name}_layers.jpg', panels(picture.photograph, rows, files.cmap))
+    rows = [(target.heading, {target.labels[rule]: r for rule, r in target.maps.items()}) for target in targets]
+    record = dict(files.run, picture=os.fspath(path), stamp=stamp, **record_of(targets, results, shares, files))
     write_picture(files.folder / f'{name}.jpg', panels(picture.photograph, rows, files.cmap), record)
-    return lines
+    note = f' ({picture.note})' if picture.note else ''
+    return [f'{path}: {target.title}, logit {target.logit:.3f}, {sums_of(target.maps, target.starts)}{note}' for target in targets]
+
+
+class Target:
+    """What is said and drawn of the k-th target of a picture."""
+
+    def __init__(self, k, results, shares, against, files):
+        index = results['targets'][k]
+        other = '' if against is None else f' rather than {files.classes[against]} {shares[against]:.2f}'
+        self.k, self.logit, self.title = k, results['logits'][index], f'{files.classes[index]} {shares[index]:.2f}{other}'
+        self.maps = {rule: results[f'relevance/{rule}'][k].sum(-1) for rule in files.rules}
+        self.starts = {rule: start_of(results[f'started/{rule}'][k], self.logit, against is not None) for rule in files.rules}
+        self.labels = {rule: f'{rule}: evidence' if 'evidence' in name else rule for rule, (name, _) in self.starts.items()}
+        plain = all(rule == label for rule, label in self.labels.items())
+        self.heading = self.title if plain else f'{self.title} (logit {self.logit:.2f})'
+
+
+def record_of(targets, results, shares, files):
+    """What the JPEG comment says of the targets."""
+    indices = list(map(int, results['targets']))
+    return {'targets': indices, 'classes': [files.classes[index] for index in indices],
+            'probabilities': [significant(shares[index]) for index in indices],
+            'logits': [significant(results['logits'][index]) for index in indices],
+            'relevance': {rule: [significant(target.maps[rule].sum(dtype=np.float64)) for target in targets] for rule in files.rules}}
 
 
 def significant(value):

@@ -149,9 +149,9 @@ def evaluate(args):
         return broken
     found, shown = cascade(explainer, args.rule, images, args.batch_size, args.mode, args.draws, args.seed)
     write(args.results / 'randomise.png', encoded(draw(found, shown, args.rule).savefig, dpi=80))
+    write(args.results / 'randomise.txt', table(found, args.rule) + '\n')
     print(f'{len(images)} pictures, --mode {args.mode}, {args.draws} draws, seed {args.seed}')
     print(table(found, args.rule))
-    write(args.results / 'randomise.txt', table(found, args.rule) + '\n')
     print(f'wrote {args.results / "randomise.png"} and {args.results / "randomise.txt"}')
     return broken
 

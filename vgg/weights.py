@@ -115,7 +115,7 @@ def weight_file(source, model):
     try:
         return Path(keras.utils.get_file(name, f'{ORIGIN}{model}/{name}', cache_subdir='models', file_hash=digest))
     except Exception as error:  # Keras raises plain Exception when it cannot download
-        cache = Path(os.environ.get('KERAS_HOME', Path.home() / '.keras')) / 'models'
+        cache = Path(os.environ.get('KERAS_HOME', os.path.expanduser('~/.keras'))) / 'models'
         raise OSError(f'no ImageNet weights: {cache / name} does not exist and could not be downloaded '
                       f'({str(error).splitlines()[0]}); copy it there, or use --weights caltech101, which works offline') from None
 
