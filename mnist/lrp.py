@@ -239,6 +239,8 @@ def explain_all(explainer, images, target, against):
         for name, values in explainer(images[i:i + BATCH], target, against).items():
             if name not in results:
                 results[name] = np.empty((len(images), *values.shape[1:]), values.dtype)
+            if not np.isfinite(values).all():
+                raise ValueError(f'{name} is not finite: the network was trained with too high a rate, or its checkpoint is not one of it')
             results[name][i:i + BATCH] = values
         if len(images) > BATCH:
             bar.update(min(i + BATCH, len(images)))

@@ -6,7 +6,9 @@ import matplotlib
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
-PICTURE_ERRORS = (OSError, ValueError, SyntaxError, RuntimeError, MemoryError, Image.DecompressionBombError)  # Pillow's own
+from script import check_regular
+
+PICTURE_ERRORS = Exception  # Pillow raises of all kinds
 SMALL = 64  # pixels, the longer side of pictures that are taken for MNIST's own or the like: no room for uneven light
 FAINTEST = 0.08  # ink, as its difference from the paper where white is 1 and black 0
 SPARSEST = 0.07  # of a digit, the share of its rectangle that is ink
@@ -23,6 +25,7 @@ def digit(path):
     try:
         with warnings.catch_warnings():
             warnings.simplefilter('ignore')  # odd metadata, and large pictures: Pillow's error, at twice the size, stands
+            check_regular(path)
             with Image.open(path) as image:
                 grey = to_grey(ImageOps.exif_transpose(image))
     except FileNotFoundError:
@@ -38,7 +41,9 @@ def digit(path):
 def to_grey(image):
     """[h, w] float64 in [0, 1]; what is transparent becomes white paper, or black where the ink itself is white."""
     if image.mode.startswith('I') or image.mode == 'F':
-        values = np.nan_to_num(np.asarray(image, np.float64))
+        values = np.asarray(image, np.float64)
+        if not np.isfinite(values).all():
+            raise ValueError('it holds values that are no finite numbers')
         return values / (np.abs(values).max() or 1)
     if not image.has_transparency_data:
         return np.asarray(image.convert('L'), np.float64) / 255

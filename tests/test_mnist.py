@@ -241,3 +241,11 @@ def test_inputs_are_never_overwritten(refused, logdir, small, tmp_path, monkeypa
     line = refused('mnist/lrp.py', '--logdir', logdir, *options)
     assert name in line and 'would be overwritten' in line
     assert {path.name: path.read_bytes() for path in (tmp_path / 'own').iterdir()} == before
+
+
+def test_numbers_that_are_not_finite_are_not_drawn(refused, logdir, small, tmp_path, monkeypatch):
+    lrp = scripts('mnist').lrp
+    explain = lrp.Explainer.__call__
+    monkeypatch.setattr(lrp.Explainer, '__call__', lambda *arguments: {name: values * np.nan for name, values in explain(*arguments).items()})
+    line = refused('mnist/lrp.py', '--index', '3', '--data', small, '--logdir', logdir, '--results', tmp_path / 'r')
+    assert 'not finite' in line and not list((tmp_path / 'r').iterdir())

@@ -1,4 +1,5 @@
 """mnist/lrp.py --image and pictures.py: a user's own digits, and how results are drawn and written."""
+import os
 import shutil
 
 from conftest import likeness, run, scripts, succeed, truncate
@@ -172,3 +173,16 @@ def test_names_are_unique():
     assert unique(['a', 'b']) == ['a', 'b'] and unique(['a', 'a', 'a']) == ['a', 'a_2', 'a_3']
     for names in ['a', 'a', 'a_2'], ['a_2', 'a', 'a'], ['a', 'a_2', 'a', 'a_2', 'a']:
         assert len(set(unique(names))) == len(names)
+
+
+@pytest.mark.parametrize('kind', ['pipe', 'infinite'])
+def test_pictures_that_have_no_end(tmp_path, kind):
+    path = tmp_path / f'{kind}.tif'
+    if kind == 'pipe':
+        os.mkfifo(path)
+    else:
+        values = np.zeros((30, 30), np.float32)
+        values[10:20, 14:16], values[3, 4] = 1, np.inf
+        Image.fromarray(values).save(path)
+    with pytest.raises(ValueError, match='no regular file' if kind == 'pipe' else 'no finite numbers'):
+        scripts('mnist').pictures.digit(path)
