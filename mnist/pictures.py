@@ -1,4 +1,5 @@
 """Pictures: a user's own digit made to look like one of MNIST's; a digit drawn beside its heatmaps."""
+import os
 from typing import NamedTuple
 import warnings
 
@@ -16,7 +17,7 @@ WORK = 512  # pixels, the longer side of what a digit is looked for in
 
 
 def digit(path):
-    """Reads a picture of one digit, a scan or a photograph of any size and mode, as MNIST would show it.
+    """Reads a picture of one digit (a path or an open file), a scan or a photograph of any size and mode, as MNIST would show it.
 
     Light ink on a dark ground, the ink 20 pixels wide or high, its centre of mass at (14, 14) (LeCun et al. 1998).
     Returns [28, 28] float32 in [0, 1]. Raises FileNotFoundError, or ValueError where there is no readable picture or nothing in it
@@ -25,7 +26,8 @@ def digit(path):
     try:
         with warnings.catch_warnings():
             warnings.simplefilter('ignore')  # odd metadata, and large pictures: Pillow's error, at twice the size, stands
-            check_regular(path)
+            if isinstance(path, (str, os.PathLike)):
+                check_regular(path)
             with Image.open(path) as image:
                 grey = to_grey(ImageOps.exif_transpose(image))
     except FileNotFoundError:
