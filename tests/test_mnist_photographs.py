@@ -154,19 +154,19 @@ def score(classify, images, condition, seed):
 
 @pytest.fixture(scope='module')
 def seen(explainer, explained, digits):
-    """60 test digits that the small network is sure of."""
+    """25 test digits that the small network is sure of."""
     images, labels = digits
     logits = np.sort(explained['logits'], 1)
     sure = (explained['logits'].argmax(1) == labels) & (logits[:, -1] - logits[:, -2] > 2)
-    return images[np.flatnonzero(sure)[:60]]
+    return images[np.flatnonzero(sure)[:25]]
 
 
 @pytest.mark.parametrize('condition, least', [
-    ('flat', 57), ('fall-off', 57), ('strong fall-off', 57), ('shadow', 57), ('shadow across the digit', 56), ('vignette', 57),
-    ('ballpoint', 50), ('pencil', 50), ('marker', 50), ('ruled', 57), ('squared', 57), ('blackboard', 50), ('noisy', 57), ('few pixels', 57)])
+    ('flat', 23), ('fall-off', 23), ('strong fall-off', 23), ('shadow', 23), ('shadow across the digit', 22), ('vignette', 23),
+    ('ballpoint', 20), ('pencil', 20), ('marker', 20), ('ruled', 23), ('squared', 23), ('blackboard', 20), ('noisy', 23), ('few pixels', 23)])
 def test_digits_in_photographs_are_seen(explainer, seen, condition, least):
-    """Of 60, whatever the light; of other pens than MNIST's fewer, for the small network has not seen their strokes."""
-    assert len(seen) == 60
+    """Of 25, whatever the light; of other pens than MNIST's fewer, for the small network has not seen their strokes."""
+    assert len(seen) == 25
     assert score(explainer.classify, seen, condition, 5) >= least
 
 

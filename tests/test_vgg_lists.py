@@ -224,7 +224,7 @@ def whole(folder):
 
 @pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
 def test_interrupted_run_writes_its_batch_and_says_how_to_go_on(network, tmp_path, number):
-    for i in range(200):
+    for i in range(100):
         photograph(tmp_path / 'in' / f'{i}.png', seed=i)
     process = start(network, cwd=tmp_path)
     wait_for(tmp_path / 'results', 5, process)
@@ -232,32 +232,32 @@ def test_interrupted_run_writes_its_batch_and_says_how_to_go_on(network, tmp_pat
     out, err = process.communicate(timeout=60)
     lines = [line for line in out.splitlines() if line.startswith('in/')]
     assert process.returncode == 128 + number and len(err.splitlines()) == 1, err
-    assert f'stopped: {len(lines)} of 200' in err and 'the same command goes on' in err
+    assert f'stopped: {len(lines)} of 100' in err and 'the same command goes on' in err
     found = whole(tmp_path / 'results')
-    assert len(found) == len(lines) and 5 <= len(found) < 200
+    assert len(found) == len(lines) and 5 <= len(found) < 100
     out, err = start(network, cwd=tmp_path).communicate(timeout=100)
-    assert not err and f'{len(found)} done before, {200 - len(found)} to do' in out
-    assert len(whole(tmp_path / 'results')) == 200
+    assert not err and f'{len(found)} done before, {100 - len(found)} to do' in out
+    assert len(whole(tmp_path / 'results')) == 100
 
 
 def test_killed_runs_go_on(network, tmp_path):
     """kill -9 at random moments: at the end all is there, as from one run, nothing is left over, and nothing was done twice but what
     ran."""
-    for i in range(60):
+    for i in range(40):
         photograph(tmp_path / 'in' / f'{i}.png', seed=i)
     rng, lines = random.Random(0), []
-    for _ in range(3):
+    for _ in range(2):
         process = start(network, cwd=tmp_path)
-        wait_for(tmp_path / 'results', len(list((tmp_path / 'results').glob('[!.]*.jpg'))) + rng.randint(3, 12), process)
+        wait_for(tmp_path / 'results', len(list((tmp_path / 'results').glob('[!.]*.jpg'))) + rng.randint(3, 10), process)
         process.kill()
         lines += [line for line in process.communicate()[0].splitlines() if line.startswith('in/')]
         whole(tmp_path / 'results')
     (tmp_path / 'results' / f'.unfinished-{os.uname().nodename[:40]}-999999999-00000000.jpg').write_bytes(b'half')
     out, err = start(network, cwd=tmp_path).communicate(timeout=100)
     lines += [line for line in out.splitlines() if line.startswith('in/')]
-    assert not err and len(lines) <= 60
+    assert not err and len(lines) <= 40
     found = whole(tmp_path / 'results')
-    assert set(found) == {f'{i}.jpg' for i in range(60)}
+    assert set(found) == {f'{i}.jpg' for i in range(40)}
     shutil.move(tmp_path / 'results', tmp_path / 'before')
     start(network, cwd=tmp_path).communicate(timeout=100)
     for name in found:  # but for the rounding of other batches
@@ -284,7 +284,7 @@ def test_nobody_reads_on(network, tmp_path):
         assert process.stderr.read() == '' and process.wait(60) in (0, 141)
 
 
-@pytest.mark.parametrize('redirection', ['<&-', '>&-', '2>&-', '<&- >&- 2>&-'])
+@pytest.mark.parametrize('redirection', ['>&-', '<&- >&- 2>&-'])
 def test_closed_streams(network, tmp_path, redirection):
     photograph(tmp_path / 'in' / '0.png')
     line = ' '.join(f"'{word}'" for word in command('vgg/lrp.py', 'in/0.png', '--weights', network, '--results', 'results'))
@@ -420,9 +420,9 @@ def test_sheet_that_no_jpeg_holds_is_told_before_any_work(lrp):
 
 
 def test_a_list_of_many_takes_seconds():
-    """Half a million pictures, all called image.jpg."""
+    """200,000 pictures, all called image.jpg."""
     vgg, begin = scripts('vgg'), time.time()
-    paths = [f'some/folder/{i}/image.jpg' for i in range(500_000)]
+    paths = [f'some/folder/{i}/image.jpg' for i in range(200_000)]
     names = vgg.pipeline.result_names(Path('results'), paths, False)
     vgg.script.check_spared('results', [f'{name}.jpg' for name in names], paths)
     assert len(set(names)) == len(names) and names[2] == 'image_3'
