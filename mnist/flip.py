@@ -16,7 +16,8 @@ from pathlib import Path
 from matplotlib.figure import Figure
 import numpy as np
 
-from script import Parser, alike, check_spared, check_writable, count, encoded, generator, mean_and_interval, once, progress_bar, seed, write
+from script import (
+    Parser, alike, check_spared, check_writable, count, generator, mean_and_interval, once, progress_bar, seed, write_report)
 import data
 from lrp import BATCH, COMPOSITES, Explainer
 
@@ -84,7 +85,7 @@ def measure(explainer, rules, images, labels, steps, seed):
 
 def draw(results):
     """The curves of the logit, and of the accuracy, against the number of flipped pixels: a row for each way."""
-    figure = Figure(figsize=(12.5, 7.6), layout='constrained')
+    figure = Figure(figsize=(12.5, 7.6), dpi=110, layout='constrained')
     for row, way in zip(figure.subplots(2, 2, sharex=True), WAYS):
         for axes, part, label in zip(row, (0, 1), ('mean logit of the class first seen', 'accuracy')):
             for method in dict.fromkeys(method for method, _ in results):
@@ -114,6 +115,7 @@ def table(results, steps):
 
 
 def evaluate(args):
+    """Does what the command line asks."""
     check_writable(args.results)
     check_spared(args.results, ['flipping.png', 'flipping.txt'], [args.data])
     explainer = Explainer(args.rule, args.logdir)
@@ -122,11 +124,8 @@ def evaluate(args):
         raise ValueError(f'--digits {args.digits}: the test set has {len(images)}')
     chosen = generator(args.seed, 'digits').permutation(len(images))[:args.digits]
     results = measure(explainer, args.rule, images[chosen] / np.float32(255), labels[chosen], args.steps, args.seed)
-    write(args.results / 'flipping.png', encoded(draw(results).savefig, dpi=110))
-    write(args.results / 'flipping.txt', table(results, args.steps) + '\n')
-    print(f'{args.digits} test digits, {args.steps} steps of {PIXELS_PER_STEP} pixels, seed {args.seed}')
-    print(table(results, args.steps))
-    print(f'wrote {args.results / "flipping.png"} and {args.results / "flipping.txt"}')
+    title = f'{args.digits} test digits, {args.steps} steps of {PIXELS_PER_STEP} pixels, seed {args.seed}'
+    write_report(args.results, 'flipping', draw(results), title, table(results, args.steps))
 
 
 def parse(argv):

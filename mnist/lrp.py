@@ -122,12 +122,15 @@ def start(composite, layers, a, weights, chosen):
 
     With both signs at the logits it is the target's logit, less the other's at the other class. A rule with one sign would spread a
     negative logit over what speaks for the class, as if it spoke against it: so it starts, where the logit is not positive, at the
-    evidence for the class; held against another one, with as much taken off there (contrastive LRP, Gu et al. 2018).
+    evidence for the class; held against another one, with as much taken off there (contrastive LRP, Gu et al. 2018), if anything
+    speaks for that one.
     """
     logits = a[-1]
     if both_signs(composite, layers):
         return logits * chosen
-    value = tf.where_v2(logits > 0, logits, evidence(layers, a, weights))
+    found = evidence(layers, a, weights)
+    value = tf.where_v2(logits > 0, logits, found)
+    chosen *= tf.where_v2((found > 0) | (chosen > 0), tf.ones_like(chosen), tf.zeros_like(chosen))
     return tf.reduce_sum(value * tf.maximum(chosen, 0.0), -1, keepdims=True) * chosen
 
 
@@ -260,10 +263,10 @@ def start_of(rule, results, i, against):
     """What relevance of the i-th digit started with, in words."""
     target = results['targets'][i]
     logit, (value, taken) = results['logits'][i, target], results[f'started/{rule}'][i]
-    name = f'evidence {value:.3f}' if value > 0 >= logit else f'logit {logit:.3f}'
-    if against is None:
+    name = f'evidence {value:.3f}' if value > 0 >= logit else f'logit {logit:.3f}' if value else 'nothing'
+    if against is None or not value:
         return name
-    return f'{name}, as much taken off' if taken == -value else f'{name} - {-taken:.3f}'
+    return f'{name}, as much taken off' if taken == -value else f'{name} - {-taken:.3f}' if taken else f'{name}, nothing to take off'
 
 
 def table(rule, which, results, against):
@@ -298,8 +301,9 @@ def label(rule, results, i, against):
     name = f'{target} (logit {logit:.2f})' if logit <= 0 else f'{target}'
     if against is not None:
         return f'{rule}: {name} rather than {against}'
-    if results[f'started/{rule}'][i, 0] > 0 >= logit:
-        return f'{rule}: evidence for {name}'
+    value = results[f'started/{rule}'][i, 0]
+    if value > 0 >= logit or not value:
+        return f'{rule}: {"evidence" if value else "nothing"} for {name}'
     return rule if target == results['logits'][i].argmax() else f'{rule}: {name}'
 
 

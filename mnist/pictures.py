@@ -9,7 +9,6 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from script import check_regular
 
-PICTURE_ERRORS = Exception  # Pillow raises of all kinds
 SMALL = 64  # pixels, the longer side of pictures that are taken for MNIST's own or the like: no room for uneven light
 FAINTEST = 0.08  # ink, as its difference from the paper where white is 1 and black 0
 SPARSEST = 0.07  # of a digit, the share of its rectangle that is ink
@@ -32,7 +31,7 @@ def digit(path):
                 grey = to_grey(ImageOps.exif_transpose(image))
     except FileNotFoundError:
         raise FileNotFoundError(f'{path}: no such file') from None
-    except PICTURE_ERRORS as error:
+    except Exception as error:  # Pillow raises of all kinds
         raise ValueError(f'{path}: not a picture that can be read ({error})'.replace('\n', ' ')) from None
     try:
         return centre(shrink(ink_of_small(grey) if max(grey.shape) <= SMALL else find(shrunk(grey, WORK))))

@@ -20,13 +20,21 @@ import zlib
 
 import numpy as np
 
+TEMPORARY = '.unfinished-'  # what the names of files begin with until they are whole
 os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
 os.environ['KERAS_BACKEND'] = 'tensorflow'  # whatever else the user's Keras may be set to
-for name, mode in ('stdin', 'r'), ('stdout', 'w'), ('stderr', 'w'):  # in this order: each takes the number of the one that is closed
-    if getattr(sys, name) is None:
-        setattr(sys, name, open(os.devnull, mode))
-    elif mode == 'w' and hasattr(getattr(sys, name), 'reconfigure'):
-        getattr(sys, name).reconfigure(errors='backslashreplace')
+
+
+def open_streams():
+    """Opens what the caller has closed of standard input, output and error, in this order: each takes its own number again."""
+    for name, mode in ('stdin', 'r'), ('stdout', 'w'), ('stderr', 'w'):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode))
+        elif mode == 'w' and hasattr(getattr(sys, name), 'reconfigure'):
+            getattr(sys, name).reconfigure(errors='backslashreplace')  # names that the terminal cannot show
+
+
+open_streams()
 
 
 @contextlib.contextmanager
@@ -199,11 +207,11 @@ def check_regular(path):
         raise OSError(f'{path} is {"a folder" if os.path.isdir(path) else "no regular file"}')
 
 
-def check_size(path, declared):
-    """Raises ValueError if a file declares more bytes of arrays than it can hold, even compressed: they would fill the memory."""
+def check_size(path, unpacked):
+    """Raises ValueError if a file declares to unpack to more bytes than it can hold: they would fill the memory."""
     size = os.path.getsize(path)
-    if declared > max(10 ** 8, 100 * size):
-        raise ValueError(f'declares {declared / 1e6:.0f} MB of numbers, but is a file of {size / 1e6:.3f} MB')
+    if unpacked > max(10 ** 8, 100 * size):
+        raise ValueError(f'declares {unpacked / 1e6:.0f} MB, but is a file of {size / 1e6:.3f} MB')
 
 
 def declared(archive):
@@ -229,6 +237,13 @@ def check_spared(folder, names, inputs):
             folders[parent] = os.path.realpath(parent or '.')
         if folders[parent] == home and name in names:
             raise ValueError(f'{os.path.join(folder, name)} is an input and would be overwritten: choose another --results')
+
+
+def write_report(folder, name, figure, title, table):
+    """Writes an evaluation's figure, <name>.png, and table, <name>.txt, and prints what they are."""
+    write(folder / f'{name}.png', encoded(figure.savefig))
+    write(folder / f'{name}.txt', table + '\n')
+    print(f'{title}\n{table}\nwrote {folder / name}.png and {folder / name}.txt')
 
 
 def encoded(save, *arguments, **options):
@@ -257,9 +272,6 @@ def write(path, content):
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink()
-
-
-TEMPORARY = '.unfinished-'
 
 
 def sweep(folder):

@@ -101,6 +101,8 @@ MODELS = {  # name: (function that builds it, options of the command line, words
     'fine-tuned, global pooling': (fine_tuned, '', '3 convolutions, 1 dense layer, 32x48, preprocessing in the model, 4 classes'),
     'truncated': (truncated, '--preprocessing unit', '4 convolutions, 1 dense layer, 32x48, preprocessing unit'),
     'twice nested': (twice_nested, '', '2 convolutions, 2 dense layers, 32x48, preprocessing in the model'),
+    'Identity, which is an initialiser, too': (lambda: chain(
+        layers.Rescaling(1 / 255), layers.Identity(), convolutions(), layers.Identity(), head()), '', 'preprocessing in the model'),
     'rescaling': (lambda: chain(layers.Rescaling(1 / 255), convolutions(), head()), '', 'preprocessing in the model'),
     'rescaling around zero, augmentation': (lambda: chain(
         layers.RandomFlip('horizontal'), layers.RandomRotation(0.1), layers.Rescaling(1 / 127.5, -1), layers.RandomZoom(0.1),

@@ -99,7 +99,7 @@ def test_seed_and_batches(colours, capsys, tmp_path):
 
 def test_fewer_than_four_classes_are_told(colours, capsys):
     end = run(mosaic.main, capsys, *colours[:4], *colours[8:])
-    assert end.status == 2 and len(end.err) == 1 and 'a mosaic needs four' in end.err[0]
+    assert end.status == 2 and len(end.err) == 1 and 'a mosaic needs pictures of four classes; of 2' in end.err[0]
 
 
 def test_pictures_that_cannot_be_read_are_named(colours, capsys, tmp_path):

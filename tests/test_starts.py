@@ -147,6 +147,22 @@ def test_evidence_whatever_the_end_of_the_network(tmp_path, name):
     explainer.session.close()
 
 
+def test_nothing_speaks_for_a_class(tmp_path, capsys):
+    """One class by no weight above zero, another by some: said instead of a sum that is no number; nothing is taken off for it."""
+    vgg, model = scripts('vgg'), keras.Sequential([keras.Input((6, 6, 3)), keras.layers.Flatten(), keras.layers.Dense(3)])
+    w = np.ones((108, 3), np.float32) * [0.01, -0.01, 0.02]
+    model.layers[-1].set_weights([w, np.float32([-9, -9, 0])])
+    model.save(tmp_path / 'my.keras')
+    picture = photograph(tmp_path / 'a.png')
+    options = [picture, '--weights', tmp_path / 'my.keras', '--preprocessing', 'unit', '--results', tmp_path / 'r', '--rule', 'zplus', 'epsilon', '--overwrite']
+    line, = run(vgg.lrp.main, capsys, *options, '--target', '1').out
+    assert ', nothing speaks for it: zplus; sum R / logit: epsilon ' in line and 'nan' not in line
+    line, = run(vgg.lrp.main, capsys, *options, '--target', '2', '--against', '1').out
+    assert 'sum R / logit, nothing to take off: zplus 1.0000' in line
+    line, = run(vgg.lrp.main, capsys, *options, '--target', '1', '--against', '2').out
+    assert 'nothing speaks for it: zplus' in line and 'nan' not in line
+
+
 # The same in mnist/
 
 @pytest.mark.parametrize('rule', RULES)

@@ -223,7 +223,7 @@ def test_many_pictures_at_once(lrp, tmp_path, monkeypatch, way):
     (tmp_path / 'in' / 'notes.txt').write_text('no picture')
     text = '\n'.join(map(str, files)) + '\n\n'
     (tmp_path / 'list.txt').write_text(text)
-    monkeypatch.setattr(sys, 'stdin', io.StringIO(text))
+    monkeypatch.setattr(sys, 'stdin', io.TextIOWrapper(io.BytesIO(text.encode())))
     end = lrp({'list': f'@{tmp_path / "list.txt"}', 'standard input': '-', 'folder': tmp_path / 'in'}[way])
     assert results(tmp_path) == ['0.jpg', '1.jpg', '2.jpg']
     assert [line.split(':')[0] for line in end.out] == list(map(str, files))

@@ -241,3 +241,35 @@ def test_a_layer_that_only_claims_to_be_one_of_keras(lrp, tmp_path):
             archive.writestr(name, json.dumps(config) if name == 'config.json' else whole.read(name))
     line, = lrp(tmp_path / 'my.keras').err
     assert 'malicious' in line and not (tmp_path / 'done').exists()
+
+
+def rewritten(source, target, change):
+    """Copies a .keras file; change(name, bytes) gives what its members become."""
+    with zipfile.ZipFile(source) as old, zipfile.ZipFile(target, 'w', zipfile.ZIP_DEFLATED) as new:
+        for name in old.namelist():
+            new.writestr(name, change(name, old.read(name)))
+
+
+def test_model_without_the_weights_of_a_layer_is_refused(lrp, tmp_path):
+    """None are made up for it."""
+    chain(convolutions(), head()).save(tmp_path / 'whole.keras')
+
+    def without(name, data):
+        if name != 'model.weights.h5':
+            return data
+        path = tmp_path / 'part.h5'
+        path.write_bytes(data)
+        with h5py.File(path, 'r+') as file:
+            layer = next(path for path in ('layers/dense/vars', 'layers/dense_1/vars') if path in file)
+            for variable in list(file[layer]):
+                del file[layer][variable]
+        return path.read_bytes()
+    rewritten(tmp_path / 'whole.keras', tmp_path / 'part.keras', without)
+    lrp(tmp_path / 'part.keras')
+
+
+def test_archive_that_unpacks_to_more_than_it_can_hold_is_not_unpacked(lrp, tmp_path, monkeypatch):
+    chain(convolutions(), head()).save(tmp_path / 'whole.keras')
+    rewritten(tmp_path / 'whole.keras', tmp_path / 'bomb.keras', lambda name, data: data if name.endswith('.json') else bytes(3 * 10 ** 8))
+    monkeypatch.setattr(zipfile.ZipFile, 'extract', None)
+    assert '300 MB' in lrp(tmp_path / 'bomb.keras').err[0]

@@ -16,10 +16,10 @@ import matplotlib
 from matplotlib.figure import Figure
 import numpy as np
 
-from script import Parser, alike, check_spared, check_writable, count, encoded, generator, mean_and_interval, once, progress_bar, seed, write
-from lrp import COMPOSITES, open_explainer
-from pictures import edge_strength, find
-from pipeline import add_network_options, batches, inputs, read_pictures
+from script import Parser, alike, count, generator, mean_and_interval, once, progress_bar, seed, write_report
+from lrp import COMPOSITES, open_evaluation
+from pictures import edge_strength
+from pipeline import add_network_options, batches
 
 GRID = 14  # regions in a row and in a column: of 16x16 pixels in a picture of 224x224
 REGIONS_PER_STEP = 5
@@ -101,7 +101,7 @@ def measure(explainer, composites, images, batch_size, steps, seed, repeats=1):
 
 def draw(results, composites):
     """The mean logit against the number of replaced regions, most relevant first beside least relevant first."""
-    figure = Figure(figsize=(13, 5), layout='constrained')
+    figure = Figure(figsize=(13, 5), dpi=100, layout='constrained')
     for axes, which in zip(figure.subplots(1, 2, sharey=True), ('most', 'least')):
         for i, method in enumerate(composites + ['gradient x input'] + BLIND):
             logits = results.get((method, which), results[method, 'most'])
@@ -129,23 +129,14 @@ def table(results):
 
 def evaluate(args):
     """Does what the command line asks. Returns a line for each picture that could not be read."""
-    check_writable(args.results)
-    paths, missing = find(args.image)
-    check_spared(args.results, ['flipping.png', 'flipping.txt'], inputs(args, paths))
-    explainer = open_explainer(args.rule, paths, args.weights, args.model, args.preprocessing, args.precision)
+    explainer, images, broken = open_evaluation(args, 'flipping')
     if min(explainer.network.size[:2]) < GRID:
         raise ValueError(f'pictures of {explainer.network.size[:2]} pixels have no {GRID}x{GRID} regions')
-    images, broken = read_pictures(paths, explainer.network.size)
-    broken = missing + broken
-    if not images:
-        return broken
-    results = measure(explainer, args.rule, images, args.batch_size, args.steps, args.seed, args.repeats)
-    write(args.results / 'flipping.png', encoded(draw(results, args.rule).savefig, dpi=100))
-    write(args.results / 'flipping.txt', table(results) + '\n')
-    print(f'{len(images)} pictures, {args.steps} steps of {REGIONS_PER_STEP} of {GRID * GRID} regions, seed {args.seed}, '
-          f'noise drawn {args.repeats} times')
-    print(table(results))
-    print(f'wrote {args.results / "flipping.png"} and {args.results / "flipping.txt"}')
+    if images:
+        results = measure(explainer, args.rule, images, args.batch_size, args.steps, args.seed, args.repeats)
+        title = (f'{len(images)} pictures, {args.steps} steps of {REGIONS_PER_STEP} of {GRID * GRID} regions, seed {args.seed}, '
+                 f'noise drawn {args.repeats} times')
+        write_report(args.results, 'flipping', draw(results, args.rule), title, table(results))
     return broken
 
 

@@ -49,7 +49,8 @@ def natural(name):
 
 
 def open_weights(path, stack):
-    """Opens a file of weights on the stack. Returns its entries, and the class names or None."""
+    """Opens a file of weights, an .h5 file one that check_reading has tried, on the stack. Returns its entries, and the class names or
+    None."""
     if path.suffix == '.npz':
         opened = stack.enter_context(open(path, 'rb'))
         if not zipfile.is_zipfile(opened):
@@ -59,7 +60,6 @@ def open_weights(path, stack):
         check_size(path, declared(file.zip))
         return npz_entries(file), [str(name) for name in file['classes']] if 'classes' in file else None
     if path.suffix in ('.h5', '.hdf5'):
-        check_reading(path)
         file = stack.enter_context(h5py.File(path, 'r'))
         return keras2_entries(file) if 'layer_names' in file.attrs else keras3_entries(file), None
     raise ValueError('expected a file .npz, .h5, .weights.h5 or .keras')
@@ -78,7 +78,8 @@ print(total)"""  # what does not lie in one piece, and may be compressed, is rea
 
 
 def check_reading(path):
-    """Raises ValueError where reading an h5 file would end the process, as a damaged one can, or fill the memory: another process tries it."""
+    """Raises ValueError where reading an h5 file would end the process, as a damaged one can, or fill the memory: another process
+    tries it. It follows no links, and reads nothing that is kept in other files."""
     limit = max(10 ** 8, 100 * os.path.getsize(path))
     end = subprocess.run([sys.executable, '-I', '-c', READING, os.fspath(path), str(limit)], capture_output=True, text=True)
     if end.returncode:

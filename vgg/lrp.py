@@ -27,7 +27,7 @@ from script import Parser, check_spared, check_writable, count, once, open_sessi
 from model import Weights, affine, forward, linear, pool, transposed
 from weights import by_keras, class_names, compare, digest, find_target, load, open_network
 from pictures import MAX_SIDE, find, sheet_height
-from pipeline import Files, add_network_options, explain_pictures, first_picture, inputs, left, result_names
+from pipeline import Files, add_network_options, explain_pictures, first_picture, inputs, left, read_pictures, result_names
 
 
 # The rules. a: inputs of the layer [n, ...], r: relevance of its outputs. Each returns the relevance of a.
@@ -253,12 +253,15 @@ def start(composite, layers, a, weights, chosen):
 
     With both signs at the logits it is the target's logit, less the other's at the other class. A rule with one sign would spread a
     negative logit over what speaks for the class, as if it spoke against it: so it starts, where the logit is not positive, at the
-    evidence for the class; held against another one, with as much taken off there (contrastive LRP, Gu et al. 2018).
+    evidence for the class; held against another one, with as much taken off there (contrastive LRP, Gu et al. 2018), if anything
+    speaks for that one.
     """
     logits = a[-1]
     if both_signs(composite, layers):
         return logits * chosen
-    value = tf.where_v2(logits > 0, logits, evidence(layers, a, weights))
+    found = evidence(layers, a, weights)
+    value = tf.where_v2(logits > 0, logits, found)
+    chosen *= tf.where_v2((found > 0) | (chosen > 0), tf.ones_like(chosen), tf.zeros_like(chosen))
     return tf.reduce_sum(value * tf.maximum(chosen, 0.0), -1, keepdims=True) * chosen
 
 
@@ -416,13 +419,25 @@ def open_explainer(composites, paths, weights, model, preprocessing, precision, 
     return explainer
 
 
+def open_evaluation(args, name, walks=1):
+    """What the scripts that evaluate rules begin with, which write name.png and name.txt: the explainer, what it sees of each picture,
+    uint8, and a line for each that cannot be read."""
+    check_writable(args.results)
+    paths, broken = find(args.image)
+    check_spared(args.results, [f'{name}.png', f'{name}.txt'], inputs(args, paths))
+    explainer = open_explainer(args.rule, paths, args.weights, args.model, args.preprocessing, args.precision, walks)
+    images, unread = read_pictures(paths, explainer.network.size)
+    return explainer, images, broken + unread
+
+
 def explain(args):
     """Does what the command line asks. Returns a line for each picture that could not be explained."""
     paths, broken = find(args.image)
     check_height(args)
     check_writable(args.results)
-    names = result_names(args.results, paths, args.layers)
-    check_spared(args.results, [file.name for name in names for file in files_of(args, name)], inputs(args, paths))
+    names = result_names(paths, args.layers)
+    files = Files(args.results, args.rule, args.cmap, args.layers, args.save_relevance)
+    check_spared(args.results, [file.name for name in names for file in files.of(name)], inputs(args, paths))
     walks = math.ceil(args.top / math.ceil(args.top / WALKS))
     explainer = open_explainer(args.rule, paths, args.weights, args.model, args.preprocessing, args.precision, walks)
     classes = class_names(explainer.network, args.classes, explainer.count)
@@ -432,7 +447,7 @@ def explain(args):
         raise ValueError(f'--top {args.top}: the network has {len(classes)} classes')
     if against in targets:
         raise ValueError(f'--against {args.against} is the target itself')
-    files = Files(args.results, classes, args.rule, args.cmap, args.layers, args.save_relevance, run_of(args, explainer, classes))
+    files = files._replace(classes=classes, run=run_of(args, explainer, classes))
     begin, (jobs, done, taken) = time.time(), left(names, paths, files, args.overwrite)
     if done:
         print(f'{done} done before, {len(jobs)} to do' + ' (--overwrite explains them again)' * (not jobs), flush=True)
@@ -442,10 +457,6 @@ def explain(args):
         print(f'{len(jobs) - len(failed)} explained, {done} done before, {len(broken + taken + failed)} failed; '
               f'{len(jobs) / max(seconds, 1e-9):.2f} pictures a second', flush=True)
     return broken + taken + failed
-
-
-def files_of(args, name):
-    return Files(args.results, [], [], '', args.layers, args.save_relevance).of(name)
 
 
 def check_height(args):

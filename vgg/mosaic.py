@@ -18,15 +18,14 @@ from matplotlib.figure import Figure
 import numpy as np
 from PIL import Image
 
-from script import Parser, alike, check_spared, check_writable, count, encoded, generator, interval, once, progress_bar, resampled, seed, write
-from lrp import COMPOSITES, both_signs, open_explainer
-from pictures import colour, edge_strength, find
-from pipeline import add_network_options, batches, inputs, read_pictures
+from script import Parser, alike, count, generator, interval, once, progress_bar, resampled, seed, write_report
+from lrp import COMPOSITES, both_signs, open_evaluation
+from pictures import colour, edge_strength
+from pipeline import add_network_options, batches
 from weights import class_names
 
 OTHERS = ['gradient x input', 'edges']  # what stands beside the rules
 SHOWN = ['alpha2beta1', 'epsilon-gamma-box', 'deep-taylor']  # drawn for one mosaic, if they are among the rules
-ROWS = 3
 
 
 def seen_alone(explainer, images, batch_size):
@@ -82,21 +81,22 @@ def maps_of(explainer, composites, images, targets):
     return maps, np.take_along_axis(results['logits'], targets, 1)
 
 
-def measure(explainer, composites, mosaics, targets, batch_size):
-    """The shares of all classes of all mosaics [m, h, w, channels] with the classes of their quarters [m, 4].
+def measure(explainer, composites, images, classes, fours, batch_size):
+    """The shares of the four classes of each mosaic, made of images of these classes by their indices [m, 4].
 
     Returns {(method, whether held against the others): [m, 4]}, NaN for classes that are left out.
     """
-    parts, bar, places = {}, progress_bar(len(mosaics), 'mosaic'), quarters(*mosaics.shape[1:3])
-    for batch in batches(range(len(mosaics)), batch_size):
-        maps, logits = maps_of(explainer, composites, mosaics[batch], targets[batch])
+    parts, bar, places, done = {}, progress_bar(len(fours), 'mosaic'), quarters(*images[0].shape[:2]), 0
+    for batch in batches(fours, batch_size):
+        maps, logits = maps_of(explainer, composites, np.stack([mosaic([images[i] for i in four]) for four in batch]), classes[np.array(batch)])
         for method, (alone, ready) in maps.items():
             for contrast, four in (False, alone), (True, [contrasted(each) for each in ready]):
                 if method == 'edges' and contrast:
                     continue
                 shares = [[share_within(r, place) for r, place in zip(each, places)] for each in four]
                 parts.setdefault((method, contrast), []).append(np.where(logits > 0, shares, np.nan))
-        bar.update(batch[-1] + 1)
+        done += len(batch)
+        bar.update(done)
     return {key: np.concatenate(arrays) for key, arrays in parts.items()}
 
 
@@ -128,7 +128,7 @@ def table(results):
 def draw(results, example, names, maps):
     """Bars of all methods, above one mosaic with the heatmaps of its four classes for some rules."""
     methods = sorted({method for method, _ in results}, key=lambda method: summarise(results[method, False])[0])
-    figure = Figure(figsize=(11, 5 + 2.3 * len(maps)), layout='constrained')
+    figure = Figure(figsize=(11, 5 + 2.3 * len(maps)), dpi=90, layout='constrained')
     upper, lower = figure.subfigures(2, 1, height_ratios=[4.6, 2.3 * len(maps)])
     axes = upper.subplots()
     for contrast, tone, shift, label in (False, '#4477aa', 0.2, 'alone'), (True, '#cc6677', -0.2, 'held against the other three'):
@@ -153,41 +153,33 @@ def draw(results, example, names, maps):
 
 def evaluate(args):
     """Does what the command line asks. Returns a line for each picture that could not be read."""
-    check_writable(args.results)
-    begin, (paths, missing) = time.time(), find(args.image)
-    check_spared(args.results, ['mosaic.png', 'mosaic.txt'], inputs(args, paths))
-    explainer = open_explainer(args.rule, paths, args.weights, args.model, args.preprocessing, args.precision, walks=4)
-    images, broken = read_pictures(paths, explainer.network.size)
-    broken = missing + broken
-    classes = seen_alone(explainer, images, args.batch_size) if images else np.array([])
-    if len(set(classes) - {-1}) < 4:
-        raise ValueError(f'{len(set(classes) - {-1})} classes are seen in these pictures with a probability of at least a half; a '
-                         'mosaic needs four')
+    begin, (explainer, images, broken) = time.time(), open_evaluation(args, 'mosaic', walks=4)
+    if not images:
+        return broken
+    classes = seen_alone(explainer, images, args.batch_size)
+    kinds = len(set(classes) - {-1})
+    if kinds < 4:
+        raise ValueError(f'a mosaic needs pictures of four classes; of {kinds} the network sees one here with a probability of at least a half')
     fours = [draw_four(classes, generator(args.seed, 'mosaic', i)) for i in range(args.count)]
-    mosaics = np.stack([mosaic([images[i] for i in four]) for four in fours])
-    targets = classes[np.array(fours)]
-    results = measure(explainer, args.rule, mosaics, targets, args.batch_size)
+    results = measure(explainer, args.rule, images, classes, fours, args.batch_size)
     explained = int(np.isfinite(results['edges', False]).sum())
-    write(args.results / 'mosaic.png', encoded(drawn(explainer, args, results, mosaics, targets).savefig, dpi=90))
-    write(args.results / 'mosaic.txt', table(results) + '\n')
-    print(f'{args.count} mosaics of {(classes >= 0).sum()} pictures, seed {args.seed}: {explained} classes explained, '
-          f'{targets.size - explained} left out (logit not positive); {(time.time() - begin) / 60:.1f} minutes')
-    print(table(results))
-    print(f'wrote {args.results / "mosaic.png"} and {args.results / "mosaic.txt"}')
+    title = (f'{args.count} mosaics of {(classes >= 0).sum()} pictures, seed {args.seed}: {explained} classes explained, '
+             f'{4 * args.count - explained} left out (logit not positive); {(time.time() - begin) / 60:.1f} minutes')
+    best = int(np.isfinite(results['edges', False]).all(1).argmax())
+    write_report(args.results, 'mosaic', example(explainer, args.rule, results, images, classes, fours[best]), title, table(results))
     return broken
 
 
-def drawn(explainer, args, results, mosaics, targets):
-    """The figure, with the first mosaic in which all four classes are explained, else the first."""
-    whole = np.isfinite(results['edges', False]).all(1)
-    k = int(whole.argmax())
-    maps, logits = maps_of(explainer, args.rule, mosaics[k:k + 1], targets[k:k + 1])
-    classes = class_names(explainer.network, None, explainer.count)
-    names = [f'{classes[target]}, logit {logit:.1f}' for target, logit in zip(targets[k], logits[0])]
-    shown = [rule for rule in SHOWN if rule in args.rule] or args.rule[:ROWS]
+def example(explainer, composites, results, images, classes, four):
+    """The figure, with one mosaic of four images as its example."""
+    whole, targets = mosaic([images[i] for i in four]), classes[four]
+    maps, logits = maps_of(explainer, composites, whole[None], targets[None])
+    known = class_names(explainer.network, None, explainer.count)
+    names = [f'{known[target]}, logit {logit:.1f}' for target, logit in zip(targets, logits[0])]
+    shown = [rule for rule in SHOWN if rule in composites] or composites[:3]
     rows = {rule: maps[rule][0][0] for rule in shown}
     rows[f'{shown[-1]},\nheld against'] = contrasted(maps[shown[-1]][1][0])
-    return draw(results, mosaics[k], names, rows)
+    return draw(results, whole, names, rows)
 
 
 def parse(argv):

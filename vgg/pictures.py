@@ -16,9 +16,8 @@ HEIGHT = 288  # of a panel, in pixels
 COLUMNS = 6  # panels in a line
 PERCENTILE = 99.5  # of |relevance| that gets the colour map's end: single pixels must not pale all others
 BITS_PER_SAMPLE, MAX_SAMPLE_VALUE = 258, 281  # tags of TIFF
-MAX_LIST = 2 ** 30  # characters of a list of paths
+MAX_LIST = 2 ** 30  # bytes of a list of paths
 MAX_SIDE = 65500  # pixels of a JPEG
-PICTURE_ERRORS = Exception  # Pillow raises of all kinds
 
 
 def find(arguments):
@@ -30,7 +29,7 @@ def find(arguments):
     paths, broken = [], []
     for argument in arguments:
         if argument == '-':
-            paths += lines(sys.stdin.buffer if hasattr(sys.stdin, 'buffer') else sys.stdin, 'standard input')
+            paths += lines(sys.stdin.buffer, 'standard input')
         elif argument.startswith('@'):
             check_regular(argument[1:])
             try:
@@ -52,10 +51,10 @@ def find(arguments):
 
 def lines(file, source):
     """The paths in an open list, names in any encoding. Raises ValueError if there are none or the list does not end."""
-    text = file.read(MAX_LIST + 1) if file else ''
-    if len(text) > MAX_LIST or ('\0' if isinstance(text, str) else b'\0') in text:
+    text = file.read(MAX_LIST)
+    if len(text) == MAX_LIST or b'\0' in text:
         raise ValueError(f'{source} is no list of paths')
-    text = text if isinstance(text, str) else text.removeprefix(b'\xef\xbb\xbf').decode('utf-8', 'surrogateescape')
+    text = text.removeprefix(b'\xef\xbb\xbf').decode('utf-8', 'surrogateescape')
     paths = [line for line in map(str.strip, text.replace('\r\n', '\n').split('\n')) if line]
     if not paths:
         raise ValueError(f'{source} lists no pictures')
@@ -92,7 +91,7 @@ def open_picture(path, size):
                 image, note = to_rgb(ImageOps.exif_transpose(image), stated_white(image))
     except FileNotFoundError:
         raise FileNotFoundError(f'{path}: no such file') from None
-    except PICTURE_ERRORS as error:
+    except Exception as error:  # Pillow raises of all kinds
         known = isinstance(error, OSError) and str(error).startswith(f'{path} is ')
         raise ValueError(str(error) if known else f'{path}: not a picture that can be read ({error})') from None
     height, width, channels = size

@@ -22,6 +22,7 @@ from weights import MODES, digest
 from pictures import open_picture, panels, recorded, write_picture
 
 HERE = Path(__file__).resolve().parent
+NOTHING = 'nothing speaks for it'  # where relevance would start with 0
 
 
 def add_network_options(parser, composites, default):
@@ -47,8 +48,8 @@ def add_network_options(parser, composites, default):
     parser.add_argument('--results', type=Path, default=HERE / 'results', metavar='DIR', help='default: vgg/results')
 
 
-def result_names(folder, paths, layers):
-    """A name for each picture's results in the folder, all different, with and without _layers if there are such."""
+def result_names(paths, layers):
+    """A name for each picture's results, all different, with and without _layers if there are such."""
     endings = ('', '_layers') if layers else ('',)
     return unique([shortened(os.path.splitext(os.path.basename(path))[0]) for path in paths], endings)
 
@@ -194,11 +195,11 @@ class Files(NamedTuple):
     """What is written for each picture, and how."""
 
     folder: Path
-    classes: list  # their names
     rules: list
     cmap: str
     layers: bool  # <name>_layers.jpg, too
     numbers: bool  # <name>.npz, too
+    classes: list = None  # their names
     run: dict = {}  # what else decides the result: weights and options
 
     def of(self, name):
@@ -326,7 +327,8 @@ class Target:
         self.k, self.logit, self.title = k, results['logits'][index], f'{files.classes[index]} {shares[index]:.2f}{other}'
         self.maps = {rule: results[f'relevance/{rule}'][k].sum(-1) for rule in files.rules}
         self.starts = {rule: start_of(results[f'started/{rule}'][k], self.logit, against is not None) for rule in files.rules}
-        self.labels = {rule: f'{rule}: evidence' if 'evidence' in name else rule for rule, (name, _) in self.starts.items()}
+        self.labels = {rule: f'{rule}: {name.split()[0]}' if name.startswith(('evidence', NOTHING)) else rule
+                       for rule, (name, _) in self.starts.items()}
         plain = all(rule == label for rule, label in self.labels.items())
         self.heading = self.title if plain else f'{self.title} (logit {self.logit:.2f})'
 
@@ -348,9 +350,13 @@ def significant(value):
 def start_of(started, logit, contrast):
     """What relevance started with, in words, and by how much its sum is to be divided. started: at the target, at the other class."""
     value, taken = started
+    if value == taken == 0:
+        return NOTHING, 0
     name = f'evidence {value:.3f}' if value > 0 >= logit else 'logit'
     if not contrast:
         return name, value
+    if taken == 0:
+        return f'{name}, nothing to take off', value
     return (f'{name}, as much taken off', value) if taken == -value else (f'difference of logits {value + taken:.3f}', value + taken)
 
 
@@ -359,8 +365,9 @@ def sums_of(maps, starts):
     parts = {}
     for rule, r in maps.items():
         name, value = starts[rule]
-        parts.setdefault(name, []).append(f'{rule} {r.sum(dtype=np.float64) / (value or np.nan):.4f}')
-    return '; '.join(f'sum R / {name}: {", ".join(rules)}' for name, rules in parts.items())
+        share = f' {round(r.sum(dtype=np.float64) / value, 4) + 0.0:.4f}' if value else ''  # never -0.0000
+        parts.setdefault(f'sum R / {name}' if value else name, []).append(f'{rule}{share}')
+    return '; '.join(f'{name}: {", ".join(rules)}' for name, rules in parts.items())
 
 
 def of_layers(results, rule, k):

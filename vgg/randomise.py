@@ -18,10 +18,10 @@ them in results/randomise.png, above the first picture's heatmaps at every stage
 from matplotlib.figure import Figure
 import numpy as np
 
-from script import Parser, check_spared, check_writable, count, encoded, generator, mean_and_interval, once, progress_bar, seed, write
-from lrp import COMPOSITES, open_explainer
-from pictures import colour, find
-from pipeline import add_network_options, batches, inputs, read_pictures
+from script import Parser, count, generator, mean_and_interval, once, progress_bar, seed, write_report
+from lrp import COMPOSITES, open_evaluation
+from pictures import colour
+from pipeline import add_network_options, batches
 
 RULES = ['deep-taylor', 'alpha2beta1', 'epsilon-plus', 'epsilon-gamma-box', 'epsilon']
 KINDS = ['as it is', 'absolute']  # of correlation
@@ -98,7 +98,7 @@ def cascade(explainer, composites, images, batch_size, mode, draws, seed):
 
 def draw(found, shown, composites):
     """The correlations by stage, as they are beside absolute, with the range of the draws, above the first image's heatmaps."""
-    figure = Figure(figsize=(1.15 * len(found), 4 + 1.35 * len(composites)), layout='constrained')
+    figure = Figure(figsize=(1.15 * len(found), 4 + 1.35 * len(composites)), dpi=80, layout='constrained')
     upper, lower = figure.subfigures(2, 1, height_ratios=[3.8, 1.35 * len(composites)])
     for k, axes in enumerate(upper.subplots(1, 2, sharey=True)):
         for composite in composites:
@@ -139,20 +139,11 @@ def cell(values):
 
 def evaluate(args):
     """Does what the command line asks. Returns a line for each picture that could not be read."""
-    check_writable(args.results)
-    paths, missing = find(args.image)
-    check_spared(args.results, ['randomise.png', 'randomise.txt'], inputs(args, paths))
-    explainer = open_explainer(args.rule, paths, args.weights, args.model, args.preprocessing, args.precision)
-    images, broken = read_pictures(paths, explainer.network.size)
-    broken = missing + broken
-    if not images:
-        return broken
-    found, shown = cascade(explainer, args.rule, images, args.batch_size, args.mode, args.draws, args.seed)
-    write(args.results / 'randomise.png', encoded(draw(found, shown, args.rule).savefig, dpi=80))
-    write(args.results / 'randomise.txt', table(found, args.rule) + '\n')
-    print(f'{len(images)} pictures, --mode {args.mode}, {args.draws} draws, seed {args.seed}')
-    print(table(found, args.rule))
-    print(f'wrote {args.results / "randomise.png"} and {args.results / "randomise.txt"}')
+    explainer, images, broken = open_evaluation(args, 'randomise')
+    if images:
+        found, shown = cascade(explainer, args.rule, images, args.batch_size, args.mode, args.draws, args.seed)
+        title = f'{len(images)} pictures, --mode {args.mode}, {args.draws} draws, seed {args.seed}'
+        write_report(args.results, 'randomise', draw(found, shown, args.rule), title, table(found, args.rule))
     return broken
 
 

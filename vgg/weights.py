@@ -29,8 +29,8 @@ PUBLISHED = {  # Keras's ImageNet files: name, MD5
     'vgg16': ('vgg16_weights_tf_dim_ordering_tf_kernels.h5', '64373286793e3c8b2b4e3219cbf3544b'),
     'vgg19': ('vgg19_weights_tf_dim_ordering_tf_kernels.h5', 'cbe5617147190e668d6c5d5026f83318'),
 }
+MAX_NAMES = 2 ** 24  # bytes of a file of class names
 MODES = ['caffe', 'tf', 'torch', 'unit', 'none']  # of preprocessing
-UNREADABLE = Exception  # readers of damaged files raise of all kinds
 
 
 class Preparation(NamedTuple):
@@ -122,15 +122,10 @@ def weight_file(source, model):
 
 def digest(path):
     """The SHA-256 of a file."""
-    with open(path, 'rb') as file:
-        return hashlib.file_digest(file, 'sha256').hexdigest() if hasattr(hashlib, 'file_digest') else digest_in_parts(file)
-
-
-def digest_in_parts(file):
-    """The same before Python 3.11."""
     found = hashlib.sha256()
-    while part := file.read(2 ** 20):
-        found.update(part)
+    with open(path, 'rb') as file:
+        while part := file.read(2 ** 20):
+            found.update(part)
     return found.hexdigest()
 
 
@@ -138,11 +133,13 @@ def class_names(network, classes_file, count):
     """Names of the classes: from --classes FILE (one a line), the weight file's own, ImageNet's, or 'class 0' and so on."""
     if classes_file:
         check_regular(classes_file)
+        with open(classes_file, 'rb') as file:
+            text = file.read(MAX_NAMES)
         try:
-            names = Path(classes_file).read_text(encoding='utf-8-sig').splitlines() if os.path.getsize(classes_file) < 2 ** 24 else ['\0']
+            names = text.decode('utf-8-sig').splitlines()
         except UnicodeDecodeError:
-            names = ['\0']
-        if any('\0' in name for name in names):
+            names = None
+        if names is None or b'\0' in text or len(text) == MAX_NAMES:
             raise ValueError(f'{classes_file} is no text: expected the name of a class on each line')
         if len(names) != count:
             raise ValueError(f'{classes_file} has {len(names)} lines, but {network.path} has {count} classes')
@@ -181,7 +178,7 @@ def named(path):
         yield
     except FileNotFoundError:
         raise FileNotFoundError(f'no weight file {path}') from None
-    except UNREADABLE as error:
+    except Exception as error:  # readers of damaged files raise of all kinds
         reason = 'it holds pickled objects, which are not read' if 'allow_pickle' in str(error) else (str(error).splitlines() or ['damaged'])[0]
         raise ValueError(f'{path}: {reason}') from None
 

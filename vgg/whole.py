@@ -10,7 +10,7 @@ import zipfile
 
 import h5py
 
-from script import keras, silence
+from script import check_size, keras, silence
 from chain import TAKEN, TRAINING_ONLY, kind_of, refuse
 from formats import check_reading
 
@@ -22,7 +22,6 @@ MODELS = {'InputLayer', 'Functional', 'Model', 'Sequential'}
 PARTS = {'__keras_tensor__', '__tensor__', '__ellipsis__', '__numpy__', '__tuple__', 'DTypePolicy', 'slice'} | {
     name for part in (keras.initializers, keras.regularizers, keras.constraints, keras.optimizers, keras.losses, keras.metrics)
     for name in dir(part) if name[0].isupper()}
-INITIALISERS = {name for name in dir(keras.initializers) if name[0].isupper()}
 KNOWN = PREPARING | MODELS | PARTS | TRAINING_ONLY | TAKEN.keys()
 
 
@@ -64,9 +63,8 @@ def screen(config, layer='model'):
 def blank(config):
     """A configuration without what is for training alone, all weights zero until they are read: none are drawn for nothing."""
     if isinstance(config, dict):
-        if config.get('class_name') in INITIALISERS:
-            return {'module': 'keras.initializers', 'class_name': 'Zeros', 'config': {}, 'registered_name': None}
-        return {key: blank(value) for key, value in config.items() if key != 'compile_config'}
+        return {key: 'zeros' if key.endswith('_initializer') and value else blank(value)
+                for key, value in config.items() if key != 'compile_config'}
     return [blank(value) for value in config] if isinstance(config, list) else config
 
 
@@ -88,6 +86,7 @@ def open_archive(path):
         strange = set(archive.namelist()) - {'config.json', 'metadata.json', WEIGHTS}
         if strange:
             raise ValueError(f'holds {min(strange)}, which is no part of a chain of layers')
+        check_size(path, sum(member.file_size for member in archive.infolist()))
         config = json.loads(archive.read('config.json'))
         screen(config)
         weights = archive.extract(WEIGHTS, folder)
@@ -102,10 +101,9 @@ def open_archive(path):
 
 def open_h5(path):
     """The model of an .h5 file, or None."""
-    with h5py.File(path, 'r') as file:  # nothing but its structure
-        check_links(file)
     check_reading(path)
     with h5py.File(path, 'r') as file:
+        check_links(file)
         text = file.attrs.get('model_config')
     if text is None:
         return None
