@@ -12,9 +12,13 @@ were flipped. Intervals hold 95 % over digits (bootstrap). Writes the curves to 
 results/flipping.txt.
 """
 from pathlib import Path
+import sys
 
 from matplotlib.figure import Figure
 import numpy as np
+
+if __name__ == '__main__':  # PYTHONSAFEPATH keeps Python from looking beside the script
+    sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from script import (
     Parser, alike, check_spared, check_writable, count, generator, mean_and_interval, once, progress_bar, seed, write_report)

@@ -14,8 +14,12 @@ import argparse
 from fnmatch import fnmatch
 from functools import partial
 from pathlib import Path
+import sys
 
 import numpy as np
+
+if __name__ == '__main__':  # PYTHONSAFEPATH keeps Python from looking beside the script
+    sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from script import Parser, check_spared, check_writable, encoded, once, open_session, progress_bar, seed, tf, unique, write
 import data

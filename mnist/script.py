@@ -6,8 +6,10 @@ The same file stands in mnist/ and in vgg/, so that each folder can be read, cop
 import argparse
 import contextlib
 import errno
+import importlib
 import io
 import itertools
+import logging
 import math
 import os
 from pathlib import Path
@@ -51,10 +53,22 @@ def silence():
         os.close(stderr)
 
 
-with silence():
-    import tensorflow.compat.v1 as tf
-    import keras
-tf.logging.set_verbosity(tf.logging.ERROR)
+class Later:
+    """A module that is imported, silently, when something of it is asked for: --help and wrong usage need not wait for it."""
+
+    def __init__(self, module):
+        self._module = module
+
+    def __getattr__(self, name):
+        if self._module not in sys.modules:
+            with silence():
+                importlib.import_module(self._module)
+            tf.logging.set_verbosity(tf.logging.ERROR)
+        return getattr(sys.modules[self._module], name)
+
+
+tf, keras = Later('tensorflow.compat.v1'), Later('keras')
+logging.getLogger('matplotlib').setLevel(logging.ERROR)  # no word on a home folder without a place for its cache
 
 
 def supported(precision):

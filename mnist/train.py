@@ -7,12 +7,16 @@ the same weights either way. `tensorboard --logdir mnist/logs` (not among the re
 """
 import contextlib
 from pathlib import Path
+import sys
 try:
     import fcntl
 except ImportError:  # Windows
     fcntl = None
 
 import numpy as np
+
+if __name__ == '__main__':  # PYTHONSAFEPATH keeps Python from looking beside the script
+    sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from script import Parser, check_writable, count, number, open_session, progress_bar, seed, silence, supported, tf
 import data
@@ -150,6 +154,9 @@ def train(args):
     check_logdir(args.logdir)
     check_writable(args.logdir)
     with alone(args.logdir):
+        for pattern in '*-[0-9]*.tempstate*', f'*.tmp{"[0-9a-f]" * 32}':  # what TensorFlow was writing when a training was killed
+            for path in args.logdir.glob(pattern):
+                path.unlink()
         train_in(args)
 
 

@@ -237,7 +237,7 @@ def end_to_end_case():
                 explainer(pixels[i:i + 8], [-1] * 8)
 
         def whole():
-            files = lrp.Files(Path(folder), ['deep-taylor'], 'seismic', False, False, explainer.network.classes)
+            files = lrp.Files(Path(folder), ['deep-taylor'], 'seismic', classes=explainer.network.classes)
             lrp.explain_pictures(explainer, jobs, [-1], None, 8, files)
 
         return dict(result, **alternate({'alone': alone, 'whole': whole}, 3))

@@ -59,9 +59,12 @@ def test_killed_training_goes_on(logdir, small, tmp_path):
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
     assert checkpoint(saved.parent)['global_step'] == 100
+    for name in 'last-105.index.tempstate17', 'last-105.data-00000-of-00001.tempstate8', f'checkpoint.tmp{"0f" * 16}':
+        (saved.parent / name).write_bytes(b'what TensorFlow was writing')
     assert 'going on after step 100 of 210' in succeed('mnist/train.py', *options, cwd=tmp_path)
     assert_same(checkpoint(saved.parent), checkpoint(logdir))
     assert_same(checkpoint(saved.parent, 'best_checkpoint'), checkpoint(logdir, 'best_checkpoint'))
+    assert not [path.name for path in saved.parent.iterdir() if 'tempstate' in path.name or '.tmp' in path.name]
 
 
 def test_seed_decides_the_weights(tiny, tmp_path):

@@ -1,5 +1,8 @@
 """The rules that both folders have, against the oracle and against what the papers claim of them."""
 import inspect
+import os
+import subprocess
+import sys
 
 from conftest import ROOT, scripts
 import numpy as np
@@ -272,6 +275,19 @@ def test_both_folders_state_a_rule_in_the_same_words(name):
     model.py, differ: VGG's know average pooling and bfloat16.)"""
     first, second = (inspect.getsource(getattr(scripts(folder).lrp, name)) for folder in ('mnist', 'vgg'))
     assert first == second
+
+
+SCRIPTS = ['mnist/train.py', 'mnist/lrp.py', 'mnist/flip.py', 'vgg/lrp.py', 'vgg/flip.py', 'vgg/mosaic.py', 'vgg/randomise.py', 'vgg/gallery.py']
+
+
+@pytest.mark.parametrize('script', SCRIPTS)
+def test_help_waits_for_no_tensorflow(script, tmp_path):
+    """Nor does PYTHONSAFEPATH hide what stands beside the script."""
+    end = subprocess.run([sys.executable, '-X', 'importtime', ROOT / script, '--help'], cwd=tmp_path, capture_output=True, text=True,
+                         env=dict(os.environ, PYTHONSAFEPATH='1'))
+    assert end.returncode == 0 and end.stdout.startswith('usage: ') and 'Traceback' not in end.stderr
+    modules = {line.rsplit('|')[-1].strip() for line in end.stderr.splitlines()}
+    assert 'numpy' in modules and not modules & {'tensorflow', 'keras'}
 
 
 def test_script_is_the_same_file_in_both_folders():

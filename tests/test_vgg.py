@@ -120,6 +120,37 @@ def test_layers(lrp, tmp_path):
         assert sheet.size == (8 + 6 * (432 + 8), 4 * 2 * (28 + 288 + 8))
 
 
+def test_plain(lrp, tmp_path):
+    """Each heatmap alone and over the photograph, at the photograph's own size."""
+    rules, file = ['deep-taylor', 'epsilon'], photograph(tmp_path / 'a.png', (50, 100))
+    lrp(file, '--plain', '--top', 2, '--save-relevance', '--rule', *rules)
+    names = [f'a_{rule}{k}{kind}.png' for rule in rules for k in ('', '_2') for kind in ('', '_over')]
+    assert results(tmp_path) == sorted(['a.jpg', 'a.npz', *names])
+    images = {name: np.asarray(Image.open(tmp_path / 'results' / name), np.int64) for name in names}
+    assert {image.shape for image in images.values()} == {(100, 50, 3)}
+    assert len({image.tobytes() for image in images.values()}) == 8
+    grey = np.asarray(Image.open(file).convert('L').convert('RGB'))
+    for rule in rules:
+        for k, number in enumerate(('', '_2')):
+            relevance_ = relevance(tmp_path / 'results' / 'a.npz')[f'relevance/{rule}'][k].sum(-1)
+            small = Image.fromarray(relevance_).resize((50, 100), Image.Resampling.BICUBIC)
+            strength = np.abs(small) / np.percentile(np.abs(relevance_), 99.5)
+            plain, over = (images[f'a_{rule}{number}{kind}.png'] for kind in ('', '_over'))
+            red, blue = (np.asarray(small) > 0) & (strength > 0.1), (np.asarray(small) < 0) & (strength > 0.1)
+            assert (plain[red][:, 0] > plain[red][:, 2]).all() and (plain[blue][:, 2] > plain[blue][:, 0]).all()
+            assert (plain[strength < 0.003] >= 250).all()  # white at zero
+            opacity = np.sqrt(np.clip(strength, 0, 1))[..., None]
+            assert np.abs(over - (opacity * plain + (1 - opacity) * grey)).max() <= 2
+
+
+def test_plain_results_do_not_overwrite_others(lrp, tmp_path):
+    """a.png writes a_zplus.png, which is also the name of a picture in the folder of results."""
+    picture = photograph(tmp_path / 'results' / 'a_zplus.png')
+    before = picture.read_bytes()
+    end = lrp(photograph(tmp_path / 'a.png'), picture, '--plain', '--rule', 'zplus', status=2)
+    assert picture.read_bytes() == before and 'a_zplus.png' in end.err[0]
+
+
 def test_save_relevance(lrp, tmp_path):
     lrp(photograph(tmp_path / 'a.png'), '--save-relevance', '--rule', *COMPOSITES)
     saved = relevance(tmp_path / 'results' / 'a.npz')

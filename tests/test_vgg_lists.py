@@ -423,7 +423,7 @@ def test_a_list_of_many_takes_seconds():
     """200,000 pictures, all called image.jpg."""
     vgg, begin = scripts('vgg'), time.time()
     paths = [f'some/folder/{i}/image.jpg' for i in range(200_000)]
-    names = vgg.pipeline.result_names(paths, False)
+    names = vgg.pipeline.result_names(paths, ['.jpg'])
     vgg.script.check_spared('results', [f'{name}.jpg' for name in names], paths)
     assert len(set(names)) == len(names) and names[2] == 'image_3'
     assert time.time() - begin < 20

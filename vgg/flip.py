@@ -12,9 +12,15 @@ gradient x input, and for three orders that know of no class: random, the streng
 picture's numbers depend on the seed and its place in the list alone. Writes the curves to results/flipping.png and the table to
 results/flipping.txt.
 """
+from pathlib import Path
+import sys
+
 import matplotlib
 from matplotlib.figure import Figure
 import numpy as np
+
+if __name__ == '__main__':  # PYTHONSAFEPATH keeps Python from looking beside the script
+    sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from script import Parser, alike, count, generator, mean_and_interval, once, progress_bar, seed, write_report
 from lrp import COMPOSITES, open_evaluation
@@ -142,10 +148,10 @@ def evaluate(args):
 
 def parse(argv):
     parser = Parser(__doc__)
-    add_network_options(parser, COMPOSITES, list(COMPOSITES))
-    parser.add_argument('--steps', type=count, default=6, metavar='N', help='of five regions each, up to 39 (default: 6)')
-    parser.add_argument('--repeats', type=count, default=1, metavar='N', help='draws of noise, of which the mean is taken (default: 1)')
-    parser.add_argument('--seed', type=seed, default=0, help='draws the noise and the random order (default: 0)')
+    *_, how = add_network_options(parser, COMPOSITES, list(COMPOSITES))
+    how.add_argument('--steps', type=count, default=6, metavar='N', help='of five regions each, up to 39 (default: 6)')
+    how.add_argument('--repeats', type=count, default=1, metavar='N', help='draws of noise, of which the mean is taken (default: 1)')
+    how.add_argument('--seed', type=seed, default=0, help='draws the noise and the random order (default: 0)')
     args = parser.parse_mixed(argv)
     args.rule = once(args.rule)
     if args.steps * REGIONS_PER_STEP > GRID * GRID:

@@ -12,7 +12,11 @@ import html
 import io
 import json
 from pathlib import Path
+import sys
 from urllib.parse import quote
+
+if __name__ == '__main__':  # PYTHONSAFEPATH keeps Python from looking beside the script
+    sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from script import Parser, check_writable, progress_bar, write
 from pictures import recorded

@@ -17,11 +17,15 @@ from functools import partial
 import math
 import os
 from pathlib import Path
+import sys
 import time
 import zlib
 
 import matplotlib
 import numpy as np
+
+if __name__ == '__main__':  # PYTHONSAFEPATH keeps Python from looking beside the script
+    sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from script import Parser, check_spared, check_writable, count, once, open_session, tf
 from model import Weights, affine, forward, linear, pool, transposed
@@ -435,8 +439,8 @@ def explain(args):
     paths, broken = find(args.image)
     check_height(args)
     check_writable(args.results)
-    names = result_names(paths, args.layers)
-    files = Files(args.results, args.rule, args.cmap, args.layers, args.save_relevance)
+    files = Files(args.results, args.rule, args.cmap, args.layers, args.save_relevance, args.top * args.plain)
+    names = result_names(paths, files.endings)
     check_spared(args.results, [file.name for name in names for file in files.of(name)], inputs(args, paths))
     walks = math.ceil(args.top / math.ceil(args.top / WALKS))
     explainer = open_explainer(args.rule, paths, args.weights, args.model, args.preprocessing, args.precision, walks)
@@ -470,24 +474,28 @@ def check_height(args):
 
 def run_of(args, explainer, classes):
     """What, beside the picture, decides a result."""
-    options = {key: getattr(args, key) for key in ('rule', 'target', 'top', 'against', 'precision', 'layers', 'save_relevance', 'cmap')}
+    options = {key: getattr(args, key) for key in ('rule', 'target', 'top', 'against', 'precision', 'layers', 'plain', 'save_relevance', 'cmap')}
     options.update(preprocessing=explainer.network.prepare.mode, names=zlib.crc32('\n'.join(classes).encode()))
     return {'version': VERSION, 'weights': explainer.network.path.name, 'digest': digest(explainer.network.path), 'options': options}
 
 
 def parse(argv):
     parser = Parser(__doc__)
-    add_network_options(parser, COMPOSITES, ['deep-taylor', 'epsilon-gamma-box'])
-    parser.add_argument('--classes', type=Path, metavar='FILE', help='names of the classes, one on each line')
-    which = parser.add_mutually_exclusive_group()
+    network, what, how = add_network_options(parser, COMPOSITES, ['deep-taylor', 'epsilon-gamma-box'])
+    network.add_argument('--classes', type=Path, metavar='FILE', help='names of the classes, one on each line')
+    which = what.add_mutually_exclusive_group()
     which.add_argument('--target', metavar='NAME_OR_INDEX', help='explain this class instead of the most likely one')
     which.add_argument('--top', type=count, default=1, metavar='K', help='explain the K most likely classes, a row for each')
-    parser.add_argument('--against', metavar='NAME_OR_INDEX',
+    what.add_argument('--against', metavar='NAME_OR_INDEX',
                         help='explain the class rather than this one: what it uses more; alone, why what the network saw and not this')
-    parser.add_argument('--layers', action='store_true', help='also write <name>_layers.jpg: after each pooling layer')
-    parser.add_argument('--save-relevance', action='store_true', help='also write <name>.npz, the relevance as numbers')
-    parser.add_argument('--overwrite', action='store_true', help='explain again what is done already')
-    parser.add_argument('--cmap', default='seismic', metavar='NAME', help="one of matplotlib's colour maps (default: seismic)")
+    written = parser.add_argument_group('what is written')
+    written.add_argument('--layers', action='store_true', help='also write <name>_layers.jpg: after each pooling layer')
+    written.add_argument('--plain', action='store_true',
+                         help="also write, for papers and slides, each heatmap without frame and title, at the picture's own size: "
+                              '<name>_<rule>.png, and laid over the photograph in grey: <name>_<rule>_over.png')
+    written.add_argument('--save-relevance', action='store_true', help='also write <name>.npz, the relevance as numbers')
+    how.add_argument('--overwrite', action='store_true', help='explain again what is done already')
+    written.add_argument('--cmap', default='seismic', metavar='NAME', help="one of matplotlib's colour maps (default: seismic)")
     args = parser.parse_mixed(argv)
     args.rule = once(args.rule)
     if args.cmap not in matplotlib.colormaps:

@@ -12,11 +12,16 @@ Held against the others: relevance less the mean of the other three classes', wh
 same sum. Beside the rules stand gradient x input and the edges of the picture. Intervals hold 95 % over mosaics (bootstrap); the
 same pictures come in many. Writes the table to results/mosaic.txt, bars and one mosaic with its heatmaps to results/mosaic.png.
 """
+from pathlib import Path
+import sys
 import time
 
 from matplotlib.figure import Figure
 import numpy as np
 from PIL import Image
+
+if __name__ == '__main__':  # PYTHONSAFEPATH keeps Python from looking beside the script
+    sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from script import Parser, alike, count, generator, interval, once, progress_bar, resampled, seed, write_report
 from lrp import COMPOSITES, both_signs, open_evaluation
@@ -184,9 +189,9 @@ def example(explainer, composites, results, images, classes, four):
 
 def parse(argv):
     parser = Parser(__doc__)
-    add_network_options(parser, COMPOSITES, list(COMPOSITES))
-    parser.add_argument('--count', type=count, default=100, metavar='N', help='mosaics (default: 100)')
-    parser.add_argument('--seed', type=seed, default=0, help='draws the mosaics (default: 0)')
+    *_, how = add_network_options(parser, COMPOSITES, list(COMPOSITES))
+    how.add_argument('--count', type=count, default=100, metavar='N', help='mosaics (default: 100)')
+    how.add_argument('--seed', type=seed, default=0, help='draws the mosaics (default: 0)')
     args = parser.parse_mixed(argv)
     args.rule = once(args.rule)
     return parser, args

@@ -79,7 +79,21 @@ class Picture(NamedTuple):
 
 
 def open_picture(path, size):
-    """Reads a picture for a network of this size (height, width, channels): the first frame, upright, transparency over white.
+    """Reads a picture for a network of this size (height, width, channels). Raises FileNotFoundError, or ValueError with the reason."""
+    image, note = open_whole(path)
+    width = min(max(round(HEIGHT * image.width / image.height), HEIGHT // 3), 3 * HEIGHT)
+    return Picture(image.resize((width, HEIGHT), Image.Resampling.LANCZOS), squashed(image, size), note)
+
+
+def squashed(image, size):
+    """What a network of this size sees of an image, uint8."""
+    height, width, channels = size
+    seen = image if image.size == (width, height) else image.resize((width, height), Image.Resampling.BILINEAR)
+    return np.asarray(seen if channels == 3 else seen.convert('L')).reshape(size)
+
+
+def open_whole(path):
+    """A picture in RGB, at its own size: the first frame, upright, transparency over white; and a note on what was assumed of it.
 
     Raises FileNotFoundError, or ValueError with the reason.
     """
@@ -88,17 +102,12 @@ def open_picture(path, size):
             warnings.simplefilter('ignore')  # odd metadata, and large pictures: Pillow's error, at twice the size, stands
             check_regular(path)
             with Image.open(path) as image:
-                image, note = to_rgb(ImageOps.exif_transpose(image), stated_white(image))
+                return to_rgb(ImageOps.exif_transpose(image), stated_white(image))
     except FileNotFoundError:
         raise FileNotFoundError(f'{path}: no such file') from None
     except Exception as error:  # Pillow raises of all kinds
         known = isinstance(error, OSError) and str(error).startswith(f'{path} is ')
         raise ValueError(str(error) if known else f'{path}: not a picture that can be read ({error})') from None
-    height, width, channels = size
-    seen = image if image.size == (width, height) else image.resize((width, height), Image.Resampling.BILINEAR)
-    seen = np.asarray(seen if channels == 3 else seen.convert('L')).reshape(size)
-    width = min(max(round(HEIGHT * image.width / image.height), HEIGHT // 3), 3 * HEIGHT)
-    return Picture(image.resize((width, HEIGHT), Image.Resampling.LANCZOS), seen, note)
 
 
 def stated_white(image):
@@ -141,10 +150,20 @@ def edge_strength(image):
 
 def colour(r, size, cmap):
     """Colours relevance r [h, w]: zero at the centre of the colour map, symmetric, its ends at the 99.5th percentile of |r|."""
-    scale = np.percentile(np.abs(r), PERCENTILE) or np.abs(r).max() or 1.0
-    smooth = Image.fromarray(np.float32(r / scale)).resize(size, Image.Resampling.BICUBIC)
     colours = matplotlib.colormaps[cmap].resampled(255)  # an odd number: zero is exactly the centre
-    return Image.fromarray(colours(0.5 + 0.5 * np.clip(np.asarray(smooth), -1, 1), bytes=True)[..., :3])
+    return Image.fromarray(colours(0.5 + 0.5 * strength(r, size), bytes=True)[..., :3])
+
+
+def strength(r, size):
+    """Relevance r [h, w] at another size (width, height), as a share of the 99.5th percentile of |r|, within [-1, 1]."""
+    scale = np.percentile(np.abs(r), PERCENTILE) or np.abs(r).max() or 1.0
+    return np.clip(np.asarray(Image.fromarray(np.float32(r / scale)).resize(size, Image.Resampling.BICUBIC)), -1, 1)
+
+
+def laid_over(photograph, r, cmap):
+    """The photograph in grey, and over it the colours of relevance r [h, w], the less transparent the stronger it is."""
+    opacity = Image.fromarray(np.uint8(255 * np.sqrt(np.abs(strength(r, photograph.size)))))
+    return Image.composite(colour(r, photograph.size, cmap), photograph.convert('L').convert('RGB'), opacity)
 
 
 def panels(photograph, rows, cmap):
@@ -182,6 +201,11 @@ def fitting_font(text, width):
 def sheet_height(rows, heatmaps):
     """How high the sheet of so many rows of heatmaps becomes, in pixels."""
     return rows * -(-(1 + heatmaps) // COLUMNS) * (28 + HEIGHT + 8)
+
+
+def write_plain(path, image):
+    """Writes a PNG."""
+    write(path, encoded(image.save, 'PNG'))
 
 
 def write_picture(path, image, record=None):

@@ -19,38 +19,39 @@ import numpy as np
 from script import Stopped, check_regular, count, printable, progress_bar, supported, tf, unique, write
 from model import DEPTHS
 from weights import MODES, digest
-from pictures import open_picture, panels, recorded, write_picture
+from pictures import colour, laid_over, open_picture, open_whole, panels, recorded, squashed, write_picture, write_plain
 
 HERE = Path(__file__).resolve().parent
 NOTHING = 'nothing speaks for it'  # where relevance would start with 0
 
 
 def add_network_options(parser, composites, default):
-    """Adds the options that all scripts of this folder share: pictures, network, rules, and how to run them."""
+    """Adds the options that all scripts of this folder share: pictures, network, rules, how to run them. Returns these groups."""
+    network, what, how = map(parser.add_argument_group, ('the network', 'what is explained', 'how it is run'))
     parser.add_argument('image', nargs='+', metavar='IMAGE',
                         help='a picture, a folder of pictures, @list.txt with a path on each line, or - for such a list on '
                              'standard input')
-    parser.add_argument('--model', choices=DEPTHS, help='vgg16 or vgg19, for files of weights alone (default: the one that fits; '
+    network.add_argument('--model', choices=DEPTHS, help='vgg16 or vgg19, for files of weights alone (default: the one that fits; '
                                                         'imagenet: vgg16)')
-    parser.add_argument('--weights', default='imagenet', metavar='imagenet|caltech101|FILE',
+    network.add_argument('--weights', default='imagenet', metavar='imagenet|caltech101|FILE',
                         help='imagenet: from Keras, downloaded once (default); caltech101: bundled, 101 classes, vgg16; '
                              'FILE: your own network, saved whole by Keras (.keras, .h5), or a VGG with any dense head '
                              '(.weights.h5, .h5, .npz)')
-    parser.add_argument('--preprocessing', choices=MODES,
+    network.add_argument('--preprocessing', choices=MODES,
                         help="of pictures, before whatever stands in your own model: Keras's caffe, tf or torch, unit (0 to 1) or "
                              'none (default: none if it stands in the model, else caffe)')
-    parser.add_argument('--rule', nargs='+', choices=composites, default=default, metavar='R',
+    what.add_argument('--rule', nargs='+', choices=composites, default=default, metavar='R',
                         help=f'of {", ".join(composites)} (default: {" ".join(default)})')
-    parser.add_argument('--batch-size', type=count, default=8, metavar='N', help='pictures explained at once (default: 8)')
-    parser.add_argument('--precision', type=supported, choices=['float32', 'bfloat16', 'float64'], default='float32',
+    how.add_argument('--batch-size', type=count, default=8, metavar='N', help='pictures explained at once (default: 8)')
+    how.add_argument('--precision', type=supported, choices=['float32', 'bfloat16', 'float64'], default='float32',
                         help='bfloat16: 16 bits inside the network, faster where the processor can; float64: slower, exact to '
                              'some 1e-9 (default: float32)')
-    parser.add_argument('--results', type=Path, default=HERE / 'results', metavar='DIR', help='default: vgg/results')
+    how.add_argument('--results', type=Path, default=HERE / 'results', metavar='DIR', help='default: vgg/results')
+    return network, what, how
 
 
-def result_names(paths, layers):
-    """A name for each picture's results, all different, with and without _layers if there are such."""
-    endings = ('', '_layers') if layers else ('',)
+def result_names(paths, endings):
+    """A name for each picture's results, so that all of them differ with any of the endings."""
     return unique([shortened(os.path.splitext(os.path.basename(path))[0]) for path in paths], endings)
 
 
@@ -197,14 +198,21 @@ class Files(NamedTuple):
     folder: Path
     rules: list
     cmap: str
-    layers: bool  # <name>_layers.jpg, too
-    numbers: bool  # <name>.npz, too
+    layers: bool = False  # <name>_layers.jpg, too
+    numbers: bool = False  # <name>.npz, too
+    plain: int = 0  # of how many targets <name>_<rule>.png and <name>_<rule>_over.png, too
     classes: list = None  # their names
     run: dict = {}  # what else decides the result: weights and options
 
+    @property
+    def endings(self):
+        """What the files of a picture are called after its name, the JPG last."""
+        plain = [plain_ending(rule, k, kind) for k in range(self.plain) for rule in self.rules for kind in ('', '_over')]
+        return ['.npz'] * self.numbers + plain + ['_layers.jpg'] * self.layers + ['.jpg']
+
     def of(self, name):
         """The files of a picture, the JPG last."""
-        return [self.folder / f'{name}{ending}' for ending in ['.npz'] * self.numbers + ['_layers.jpg'] * self.layers + ['.jpg']]
+        return [self.folder / f'{name}{ending}' for ending in self.endings]
 
     def is_done(self, name, path):
         """Whether the results of a picture are there, of the picture as it is now and of this run's weights and options.
@@ -222,6 +230,11 @@ class Files(NamedTuple):
             return (all(record.get(key) == value for key, value in wanted.items()) and all(map(os.path.exists, others))
                     and record.get('stamp') == stamp_of(path))
         return False
+
+
+def plain_ending(rule, k, kind):
+    """What a rule's heatmap of the k-th target, alone or laid over the photograph, is called after the picture's name."""
+    return f'_{rule}{f"_{k + 1}" * (k > 0)}{kind}.png'
 
 
 def left(names, paths, files, overwrite):
@@ -307,6 +320,8 @@ def save(name, path, picture, stamp, results, shares, against, files):
         if against is not None:
             arrays['against'] = np.int64(against)
         write(files.folder / f'{name}.npz', lambda temporary: np.savez(temporary, **arrays))
+    if files.plain:
+        save_plain(name, path, picture, targets, files)
     if files.layers:
         rows = [(f'{target.heading}, {label}', of_layers(results, rule, target.k))
                 for target in targets for rule, label in target.labels.items()]
@@ -316,6 +331,17 @@ def save(name, path, picture, stamp, results, shares, against, files):
     write_picture(files.folder / f'{name}.jpg', panels(picture.photograph, rows, files.cmap), record)
     note = f' ({picture.note})' if picture.note else ''
     return [f'{path}: {target.title}, logit {target.logit:.3f}, {sums_of(target.maps, target.starts)}{note}' for target in targets]
+
+
+def save_plain(name, path, picture, targets, files):
+    """Writes each heatmap alone and laid over the photograph, at the photograph's own size, which is read again for it."""
+    photograph, _ = open_whole(path)
+    if not np.array_equal(squashed(photograph, picture.seen.shape), picture.seen):
+        raise ValueError(f'{path} changed while it was explained')
+    for target in targets:
+        for rule, r in target.maps.items():
+            write_plain(files.folder / f'{name}{plain_ending(rule, target.k, "")}', colour(r, photograph.size, files.cmap))
+            write_plain(files.folder / f'{name}{plain_ending(rule, target.k, "_over")}', laid_over(photograph, r, files.cmap))
 
 
 class Target:

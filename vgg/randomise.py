@@ -15,8 +15,14 @@ is, and of absolute values, for a heatmap with all its signs turned is the same 
 its 95 % interval over pictures (bootstrap), and the lowest and highest draw. Writes the tables to results/randomise.txt and draws
 them in results/randomise.png, above the first picture's heatmaps at every stage.
 """
+from pathlib import Path
+import sys
+
 from matplotlib.figure import Figure
 import numpy as np
+
+if __name__ == '__main__':  # PYTHONSAFEPATH keeps Python from looking beside the script
+    sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from script import Parser, count, generator, mean_and_interval, once, progress_bar, seed, write_report
 from lrp import COMPOSITES, open_evaluation
@@ -149,10 +155,10 @@ def evaluate(args):
 
 def parse(argv):
     parser = Parser(__doc__)
-    add_network_options(parser, COMPOSITES, RULES)
-    parser.add_argument('--mode', choices=['permute', 'redraw'], default='permute', help='how weights become random (default: permute)')
-    parser.add_argument('--draws', type=count, default=3, metavar='N', help='how often (default: 3)')
-    parser.add_argument('--seed', type=seed, default=0, help='what is drawn (default: 0)')
+    *_, how = add_network_options(parser, COMPOSITES, RULES)
+    how.add_argument('--mode', choices=['permute', 'redraw'], default='permute', help='how weights become random (default: permute)')
+    how.add_argument('--draws', type=count, default=3, metavar='N', help='how often (default: 3)')
+    how.add_argument('--seed', type=seed, default=0, help='what is drawn (default: 0)')
     args = parser.parse_mixed(argv)
     args.rule = once(args.rule)
     return parser, args

@@ -4,6 +4,7 @@ What can be explained: models inside models, anything before the first convoluti
 it the layers that chain.py takes. Anything else is refused by its name before Keras reads it: nothing in the file is executed.
 """
 import contextlib
+import functools
 import json
 import tempfile
 import zipfile
@@ -14,18 +15,22 @@ from script import check_size, keras, silence
 from chain import TAKEN, TRAINING_ONLY, kind_of, refuse
 from formats import check_reading
 
-PREPARING = {  # before the first convolution
+PREPARING = {  # before the first convolution, like Keras's Random*
     'Rescaling', 'Normalization', 'Resizing', 'CenterCrop', 'Cropping2D', 'Permute', 'Concatenate', 'Pipeline', 'GetItem', 'Stack', 'Flip',
-    'Cast', 'Add', 'Subtract', 'Multiply', 'Divide', 'TrueDivide', *(name for name in dir(keras.layers) if name.startswith('Random'))}
+    'Cast', 'Add', 'Subtract', 'Multiply', 'Divide', 'TrueDivide'}
 FITTED = {'BatchNormalization', 'ZeroPadding2D', 'Reshape', 'MaxPooling2D', 'AveragePooling2D'}  # may stand there, too
 MODELS = {'InputLayer', 'Functional', 'Model', 'Sequential'}
-PARTS = {'__keras_tensor__', '__tensor__', '__ellipsis__', '__numpy__', '__tuple__', 'DTypePolicy', 'slice'} | {
-    name for part in (keras.initializers, keras.regularizers, keras.constraints, keras.optimizers, keras.losses, keras.metrics)
-    for name in dir(part) if name[0].isupper()}
-KNOWN = PREPARING | MODELS | PARTS | TRAINING_ONLY | TAKEN.keys()
-
-
+PARTS = {'__keras_tensor__', '__tensor__', '__ellipsis__', '__numpy__', '__tuple__', 'DTypePolicy', 'slice'}
 WEIGHTS = 'model.weights.h5'  # a .keras file's, beside its configuration
+
+
+@functools.cache
+def known():
+    """All classes that a configuration may name."""
+    parts = keras.initializers, keras.regularizers, keras.constraints, keras.optimizers, keras.losses, keras.metrics
+    names = {name for part in parts for name in dir(part) if name[0].isupper()}
+    random = {name for name in dir(keras.layers) if name.startswith('Random')}
+    return names | random | PREPARING | MODELS | PARTS | TRAINING_ONLY | TAKEN.keys()
 
 
 def check_links(group):
@@ -50,7 +55,7 @@ def screen(config, layer='model'):
             inner = config.get('config')
             layer = config.get('name') or (inner.get('name') if isinstance(inner, dict) else None) or layer
             module = str(config.get('module') or 'keras')
-            if kind not in KNOWN or module.split('.')[0] not in ('keras', 'builtins', 'tf_keras'):
+            if kind not in known() or module.split('.')[0] not in ('keras', 'builtins', 'tf_keras'):
                 refuse(layer, f'{kind} of {module} is not executed' if kind == 'Lambda' or module.split('.')[0] != 'keras'
                        else f'{kind} cannot be explained')
         for value in config.values():
@@ -195,7 +200,7 @@ def split(model):
 def check_preparing(layer):
     """Raises ValueError if a layer before the first convolution makes more of a picture than another picture."""
     for each in everything(layer) if is_model(layer) else [layer]:
-        if kind_of(each) not in PREPARING | FITTED | TRAINING_ONLY | MODELS:
+        if kind_of(each) not in PREPARING | FITTED | TRAINING_ONLY | MODELS and not kind_of(each).startswith('Random'):
             refuse(each.name, f'{kind_of(each)} stands before the first convolution')
 
 
