@@ -277,7 +277,8 @@ def test_both_folders_state_a_rule_in_the_same_words(name):
     assert first == second
 
 
-SCRIPTS = ['mnist/train.py', 'mnist/lrp.py', 'mnist/flip.py', 'vgg/lrp.py', 'vgg/flip.py', 'vgg/mosaic.py', 'vgg/randomise.py', 'vgg/gallery.py']
+SCRIPTS = ['mnist/train.py', 'mnist/lrp.py', 'mnist/flip.py', 'vgg/lrp.py', 'vgg/flip.py', 'vgg/frame.py', 'vgg/mosaic.py',
+           'vgg/randomise.py', 'vgg/gallery.py']
 
 
 @pytest.mark.parametrize('script', SCRIPTS)

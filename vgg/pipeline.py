@@ -64,7 +64,7 @@ def shortened(name, limit=180):
 
 def inputs(args, paths):
     """All files that a command reads."""
-    lists = [argument[1:] for argument in args.image if argument.startswith('@')]
+    lists = [argument[1:] for argument in [*args.image, *getattr(args, 'others', [])] if argument.startswith('@')]
     return paths + lists + [path for path in (args.weights, getattr(args, 'classes', None)) if path and os.path.isfile(path)]
 
 

@@ -24,25 +24,13 @@ import numpy as np
 if __name__ == '__main__':  # PYTHONSAFEPATH keeps Python from looking beside the script
     sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from script import Parser, count, generator, mean_and_interval, once, progress_bar, seed, write_report
+from script import Parser, count, generator, mean_and_interval, once, progress_bar, seed, spearman, write_report
 from lrp import COMPOSITES, open_evaluation
 from pictures import colour
 from pipeline import add_network_options, batches
 
 RULES = ['deep-taylor', 'alpha2beta1', 'epsilon-plus', 'epsilon-gamma-box', 'epsilon']
 KINDS = ['as it is', 'absolute']  # of correlation
-
-
-def spearman(x, y):
-    """Spearman's rank correlation of two arrays of the same size, in [-1, 1]; 0 where one of them is constant."""
-    x, y = (ranks(values) - ranks(values).mean() for values in (x, y))
-    return float((x * y).sum() / (np.sqrt((x * x).sum() * (y * y).sum()) or 1))
-
-
-def ranks(values):
-    """The rank of each value; equal values share the mean of their ranks."""
-    _, place, counts = np.unique(values, return_inverse=True, return_counts=True)
-    return (np.cumsum(counts) - (counts - 1) / 2)[place.ravel()]
 
 
 def randomised(kernel, bias, mode, rng):

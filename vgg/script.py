@@ -194,6 +194,18 @@ def mean_and_interval(values, digits=2):
     return f'{np.mean(values):.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]'
 
 
+def spearman(x, y):
+    """Spearman's rank correlation of two arrays of the same size, in [-1, 1]; 0 where one of them is constant."""
+    x, y = (ranks(values) - ranks(values).mean() for values in (x, y))
+    return float((x * y).sum() / (np.sqrt((x * x).sum() * (y * y).sum()) or 1))
+
+
+def ranks(values):
+    """The rank of each value; equal values share the mean of their ranks."""
+    _, place, counts = np.unique(values, return_inverse=True, return_counts=True)
+    return (np.cumsum(counts) - (counts - 1) / 2)[place.ravel()]
+
+
 def once(values):
     """The values without repetitions, in order."""
     return list(dict.fromkeys(values))

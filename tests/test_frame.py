@@ -1,0 +1,90 @@
+"""vgg/frame.py: what is on the frame, what is lost with it, what it does to other pictures; on a network that reads its frame."""
+from conftest import scripts
+import numpy as np
+from PIL import Image
+import pytest
+from small_vgg import run
+
+frame = scripts('vgg').frame
+SIDE, MARGIN = 8, 1  # pixels of the network's input and of the frame
+
+
+@pytest.fixture
+def reader(tmp_path):
+    """Options for a network of two classes: how bright the frame is, and the inside; two pictures of each class."""
+    keras = scripts('vgg').script.keras
+    model = keras.Sequential([keras.Input((SIDE, SIDE, 3)), keras.layers.Conv2D(2, SIDE, activation='relu'), keras.layers.Flatten(),
+                              keras.layers.Dense(2)])
+    place = frame.frame_of((SIDE, SIDE), MARGIN)
+    kernel = np.zeros((SIDE, SIDE, 3, 2), np.float32)
+    kernel[place, :, 0] = kernel[~place, :, 1] = 1
+    model.set_weights([kernel, np.zeros(2), np.eye(2), np.zeros(2)])
+    model.save(tmp_path / 'reader.keras')
+    for name, on_frame, inside in ('framed', 255, 51), ('dim', 204, 0), ('plain', 51, 255), ('grey', 51, 153):
+        Image.fromarray(np.uint8(np.where(place, on_frame, inside))).convert('RGB').save(tmp_path / f'{name}.png')
+    return ['--weights', tmp_path / 'reader.keras', '--preprocessing', 'unit', '--results', tmp_path / 'r', '--margin', MARGIN]
+
+
+def row(lines, start):
+    """The numbers of the line that starts so."""
+    line, = [line for line in lines if line.startswith(start)]
+    return [float(word) for word in line[len(start):].replace('[', ' ').replace(']', ' ').replace(',', ' ').split()
+            if word.lstrip('-').replace('.', '').isdigit()]
+
+
+def test_a_class_that_hangs_on_its_frame(reader, capsys, tmp_path):
+    """All that speaks for the class of framed.png is on the frame and is lost with it, down to what lay inside; plain.png loses
+    nothing. The frame, three colours of 28 pixels, brings the class into other pictures; one of their own colour does not."""
+    framed, plain, grey = (tmp_path / f'{name}.png' for name in ('framed', 'plain', 'grey'))
+    end = run(frame.main, capsys, framed, *reader, '--others', plain, grey, framed, '--rule', 'zplus')
+    assert end.status == 0 and not end.err
+    first, second, third, dark = 3 * 28, 3 * 36, 3 * 36 * 0.6, 0.2
+    assert row(end.out, 'class 0')[:4] == pytest.approx([first, (1 - dark) * first, (1 - dark) * first, 1], abs=0.01)
+    assert row(end.out, 'mean of 2 others')[::3][:3] == pytest.approx([(second + third) / 2, 0, 0], abs=0.01)
+    gain, = [line for line in end.out if 'around 2 others' in line]
+    rise = f'{(1 - dark) * first:.2f}'
+    assert f'gains {rise} [{rise}, {rise}]' in gain and 'mean colour 0.00 [0.00, 0.00]' in gain and f'difference {rise}' in gain
+
+
+def test_pictures_are_enlarged_and_framed():
+    image = np.arange(36, dtype=np.uint8).reshape(6, 6, 1)
+    np.testing.assert_array_equal(frame.cut(np.repeat(np.repeat(image, 2, 0), 2, 1), 2)[[1, 1, -2, -2], [1, -2, 1, -2]], image[[1, 1, 4, 4], [1, 4, 1, 4]])
+    other = np.full((6, 6, 1), 99, np.uint8)
+    inside = frame.framed(other, image, 2)
+    assert (inside[2:4, 2:4] == 99).all() and (inside[frame.frame_of((6, 6), 2)] == image[frame.frame_of((6, 6), 2)]).all()
+    assert frame.frame_of((6, 6), 2).sum() == 32
+    over = frame.painted(image, 2)
+    assert (over[2:4, 2:4] == image[2:4, 2:4]).all() and (over[frame.frame_of((6, 6), 2)] == 17).all()  # (14 + 15 + 20 + 21) / 4
+
+
+def test_share_counts_what_is_positive():
+    r = np.array([[[3, -9], [1, 0]], [[-1, -1], [-1, 0]]], float)
+    np.testing.assert_allclose(frame.share_on(np.array([[True, True], [False, False]]), r), [0.75, 0])
+
+
+def test_rank_correlation_and_its_interval():
+    """Exact for what rises together; for independent numbers an interval that holds zero, and the width that theory says."""
+    x = np.random.default_rng(3).normal(size=400)
+    assert frame.rank_correlation(x, np.exp(x)) == pytest.approx((1, 1, 1))
+    found, low, high = frame.rank_correlation(x, np.random.default_rng(4).normal(size=400))
+    assert low < 0 < high and low < found < high and high - low == pytest.approx(2 * 1.96 / 20, rel=0.1)
+
+
+def test_alone_and_with_names_that_stand_twice(reader, capsys, tmp_path):
+    """Without others no mean, no interval; two pictures of one class are told apart."""
+    end = run(frame.main, capsys, tmp_path / 'framed.png', tmp_path / 'dim.png', *reader)
+    assert end.status == 0 and 'mean of' not in '\n'.join(end.out)
+    assert row(end.out, 'class 0 (1)')[0] == 84 and row(end.out, 'class 0 (2)')[0] == pytest.approx(67.2, abs=0.01)
+    with Image.open(tmp_path / 'r' / 'frame.png') as figure:
+        assert min(figure.size) > 400
+
+
+def test_wrong_usage_is_told(reader, capsys, tmp_path):
+    picture = tmp_path / 'framed.png'
+    end = run(frame.main, capsys, picture, *reader, '--margin', 4)
+    assert end.status == 2 and len(end.err) == 1 and '--margin 4' in end.err[0]
+    end = run(frame.main, capsys, picture, *reader, '--others', tmp_path / 'none.png', tmp_path / 'plain.png')
+    assert end.status == 1 and len(end.err) == 1 and 'none.png' in end.err[0]
+    (tmp_path / 'r' / 'frame.png').write_bytes(picture.read_bytes())
+    end = run(frame.main, capsys, picture, *reader, '--others', tmp_path / 'r' / 'frame.png')
+    assert end.status == 2 and 'would be overwritten' in end.err[0]
