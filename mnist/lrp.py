@@ -24,7 +24,7 @@ if __name__ == '__main__':  # PYTHONSAFEPATH keeps Python from looking beside th
 from script import Parser, check_spared, check_writable, encoded, once, open_session, progress_bar, seed, tf, unique, write
 import data
 from model import CLASSES, LAYERS, SIDE, affine, best_checkpoint, forward, linear, pool, restore, transposed, variables
-from pictures import digit, draw
+from pictures import digit, draw, plain
 
 HERE = Path(__file__).resolve().parent
 BATCH = 100  # digits explained at once; of a whole test set above that no single pictures are drawn
@@ -311,14 +311,28 @@ def label(rule, results, i, against):
     return rule if target == results['logits'][i].argmax() else f'{rule}: {name}'
 
 
-def draw_all(folder, names, captions, images, rules, results, against):
-    """Writes a picture of each digit, folder/<name>.jpg: the digit under its caption, beside a heatmap for each rule. Returns what was
-    written, and a line for each that could not be."""
+def endings(rules, alone):
+    """What the files of a digit are called after its name, the JPG last."""
+    return [f'_{rule}{kind}.png' for rule in rules for kind in ('', '_over')] * alone + ['.jpg']
+
+
+def draw_plain(folder, name, image, rules, results, i):
+    """Writes each heatmap of the i-th digit alone and laid over it, as large as it is."""
+    for rule in rules:
+        for kind, picture in plain(image, results[f'relevance/{rule}'][i]).items():
+            write(folder / f'{name}_{rule}{kind}.png', encoded(picture.save, 'PNG'))
+
+
+def draw_all(folder, names, captions, images, rules, results, against, alone):
+    """Writes a picture of each digit, folder/<name>.jpg: the digit under its caption, beside a heatmap for each rule; if wanted also
+    the heatmaps alone. Returns what was written, and a line for each that could not be."""
     written, failed = [], []
-    for i, (name, caption) in enumerate(zip(unique(names), captions)):
+    for i, (name, caption) in enumerate(zip(unique(names, endings(rules, alone)), captions)):
         heatmaps = {label(rule, results, i, against): results[f'relevance/{rule}'][i] for rule in rules}
         title = f'{caption} seen as {results["logits"][i].argmax()}'
         try:
+            if alone:
+                draw_plain(folder, name, images[i], rules, results, i)
             write(folder / f'{name}.jpg', encoded(draw(images[i], heatmaps, title).save, 'JPEG'))
             written.append(f'{name}.jpg')
         except OSError as error:
@@ -329,7 +343,8 @@ def draw_all(folder, names, captions, images, rules, results, against):
 def result_names(args):
     """The names of all files that are written."""
     names = [path.stem for path in args.image or []] or [f'index_{i}' for i in args.index or []] or [str(wanted) for wanted in args.digit]
-    return [f'{name}.jpg' for name in unique(names)] + ['relevance.npz'] * args.save_relevance
+    ends = endings(args.rule, args.plain)
+    return [f'{name}{end}' for name in unique(names, ends) for end in ends] + ['relevance.npz'] * args.save_relevance
 
 
 def explain(args):
@@ -354,7 +369,7 @@ def explain(args):
         print(summary(args.rule, labels, results))
     elif which:
         captions = which if args.image else [f'test digit {i}' for i in which]
-        written, failed = draw_all(args.results, names, captions, images, args.rule, results, args.against)
+        written, failed = draw_all(args.results, names, captions, images, args.rule, results, args.against, args.plain)
         print('\n'.join(table(rule, which, results, args.against) for rule in args.rule) + f'\n\n{written} (seed {args.seed})')
         broken += failed
     return broken
@@ -375,6 +390,9 @@ def parse(argv):
     parser.add_argument('--against', type=int, choices=range(CLASSES), metavar='D',
                         help='explain it rather than this class; alone: why what the network saw, rather than this')
     parser.add_argument('--seed', type=seed, default=0, help='draws the test digits (default: 0)')
+    parser.add_argument('--plain', action='store_true',
+                        help='also write, for papers and slides, each heatmap without frame and title, of 28x28 pixels: '
+                             '<name>_<rule>.png, and laid over the digit: <name>_<rule>_over.png')
     parser.add_argument('--save-relevance', action='store_true', help='also write results/relevance.npz, the relevance as numbers')
     parser.add_argument('--data', type=Path, default=HERE / 'mnist.npz', metavar='FILE', help='default: mnist/mnist.npz')
     parser.add_argument('--logdir', type=Path, default=HERE / 'logs', metavar='DIR', help='of train.py (default: mnist/logs)')

@@ -297,13 +297,23 @@ def centre(ink):
     return image
 
 
-def draw(image, heatmaps, title):
-    """Draws a digit beside its heatmaps {rule: [28, 28]}, each scaled by its own largest absolute value, zero in the centre."""
-    side, bar = 252, 28
+def colour(r):
+    """Colours relevance r [28, 28], scaled by its largest absolute value: red above zero, blue below, zero white. RGB, uint8."""
     colours = matplotlib.colormaps['seismic'].resampled(255)  # an odd number: zero is exactly the centre
-    panels = {title: np.repeat(np.uint8(255 * image)[..., None], 3, -1)}
-    for rule, r in heatmaps.items():
-        panels[rule] = colours(0.5 + 0.5 * r / (np.abs(r).max() or 1), bytes=True)[..., :3]
+    return colours(0.5 + 0.5 * r / (np.abs(r).max() or 1), bytes=True)[..., :3]
+
+
+def plain(image, r):
+    """The heatmap alone, and laid over the digit in grey, the less transparent the stronger it is: {'': ..., '_over': ...}."""
+    opacity = np.sqrt(np.abs(r) / (np.abs(r).max() or 1))[..., None]
+    over = opacity * colour(r) + (1 - opacity) * 255 * image[..., None]
+    return {'': Image.fromarray(colour(r)), '_over': Image.fromarray(np.uint8(np.rint(over)))}
+
+
+def draw(image, heatmaps, title):
+    """Draws a digit beside its heatmaps {rule: [28, 28]}."""
+    side, bar = 252, 28
+    panels = {title: np.repeat(np.uint8(255 * image)[..., None], 3, -1), **{rule: colour(r) for rule, r in heatmaps.items()}}
     sheet = Image.new('RGB', (len(panels) * (side + 8) + 8, side + bar + 8), 'white')
     pen = ImageDraw.Draw(sheet)
     for i, (label, pixels) in enumerate(panels.items()):

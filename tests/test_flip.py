@@ -136,8 +136,6 @@ def test_mnist_script_puts_the_rules_ahead_of_random(small, logdir, tmp_path):
     assert all(areas[rule] > 2 * areas['random'] for rule in ('deep-taylor', 'zplus', 'epsilon'))
     assert width(tmp_path / 'r' / 'flipping.png') > 1000
     assert (tmp_path / 'r' / 'flipping.txt').read_text() in printed
-    again = succeed('mnist/flip.py', *options, cwd=tmp_path)
-    assert [line.split() for line in again.splitlines() if line.endswith('%')] == lines
     alone = succeed('mnist/flip.py', *options, '--rule', 'zplus', cwd=tmp_path)
     alone = {tuple(line.split()) for line in alone.splitlines() if line.endswith('%')}
     assert len(alone) == 6 and alone <= set(map(tuple, lines))  # a method's numbers do not depend on the rules beside it

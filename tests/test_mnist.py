@@ -3,6 +3,7 @@ import shutil
 
 from conftest import RULES, fail, likeness, other_network, scripts, succeed, truncate
 import numpy as np
+from PIL import Image
 import pytest
 from test_mnist_pictures import panels, seen_in
 
@@ -209,6 +210,23 @@ def test_bad_options_are_named(refused, logdir, tiny, tmp_path, options, words):
     options = [*options.split(), '--data', tiny, '--logdir', logdir, '--results', tmp_path]
     line = refused('mnist/lrp.py', *options)
     assert all(word in line for word in words)
+
+
+def test_plain(logdir, small, tmp_path):
+    """Each heatmap alone and over the digit, of the digit's size; white at zero, red above, blue below."""
+    succeed('mnist/lrp.py', '--digit', 3, '--plain', '--save-relevance', '--rule', *RULES[1:], '--data', small, '--logdir', logdir,
+            '--results', tmp_path, cwd=tmp_path)
+    names = [f'3_{rule}{kind}.png' for rule in RULES[1:] for kind in ('', '_over')]
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(['3.jpg', 'relevance.npz', *names])
+    with np.load(tmp_path / 'relevance.npz') as saved:
+        digit, maps = saved['images'][0], {rule: saved[f'relevance/{rule}'][0] for rule in RULES[1:]}
+    for rule, r in maps.items():
+        plain, over = (np.asarray(Image.open(tmp_path / f'3_{rule}{kind}.png'), np.int64) for kind in ('', '_over'))
+        strength = (np.abs(r) / np.abs(r).max())[..., None]
+        assert plain.shape == over.shape == (28, 28, 3) and (plain[r == 0] >= 253).all()
+        assert (plain[r > 0.1 * r.max()][:, 0] > plain[r > 0.1 * r.max()][:, 2]).all()
+        assert (plain[r < -0.1 * r.max()][:, 0] < plain[r < -0.1 * r.max()][:, 2]).all()
+        assert np.abs(over - np.sqrt(strength) * plain - (1 - np.sqrt(strength)) * 255 * digit[..., None]).max() <= 1
 
 
 def test_help(capsys):

@@ -113,11 +113,11 @@ def test_lines_say_class_probability_logit_and_conservation(lrp, tmp_path):
 
 
 def test_layers(lrp, tmp_path):
-    """Pixels and five pooling layers beside the photograph for each rule and target, six panels in a line."""
+    """Pixels and five pooling layers beside the photograph for each rule and target, in a line."""
     lrp(photograph(tmp_path / 'a.png'), '--layers', '--top', 2, '--rule', 'zplus', 'epsilon')
     assert results(tmp_path) == ['a.jpg', 'a_layers.jpg']
     with Image.open(tmp_path / 'results' / 'a_layers.jpg') as sheet:
-        assert sheet.size == (8 + 6 * (432 + 8), 4 * 2 * (28 + 288 + 8))
+        assert sheet.size == (8 + 7 * (432 + 8), 2 * 2 * (28 + 288 + 8))
 
 
 def test_plain(lrp, tmp_path):

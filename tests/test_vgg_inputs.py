@@ -135,7 +135,7 @@ def test_nothing_to_explain(lrp, monkeypatch, argument):
     """A folder or a list without pictures is no success."""
     os.mkdir('empty')
     Path('empty.txt').write_text('\n')
-    monkeypatch.setattr(sys, 'stdin', io.StringIO(''))
+    monkeypatch.setattr(sys, 'stdin', io.TextIOWrapper(io.BytesIO(b'')))
     end = lrp(argument)
     assert end.status in (1, 2) and end.out == []
     assert len(end.err) == 1 and (argument.removeprefix('@') in end.err[0] or 'standard input' in end.err[0])

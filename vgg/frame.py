@@ -90,7 +90,8 @@ def explained(explainer, rules, images, margin, batch_size):
         maps[EDGES] = [np.stack([edge_strength(image) for image in images]) for images in pairs]
         logits = [r['logits'] for r in results] + [explainer.classify(np.stack([painted(image, margin) for image in batch]))]
         parts.append({'targets': targets, 'logits': np.stack([each[np.arange(len(batch)), targets] for each in logits], 1),
-                      'maps': np.stack(maps[rules[0]], 1), **{name: np.stack([share_on(place, r) for r in pair], 1) for name, pair in maps.items()}})
+                      'maps': np.stack(maps[rules[0]], 1),
+                      **{name: np.stack([share_on(place, r) for r in pair], 1) for name, pair in maps.items()}})
         bar.update(sum(len(part['targets']) for part in parts))
     whole = {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
     return {**{key: whole.pop(key) for key in ('targets', 'logits', 'maps')}, 'shares': whole}
@@ -124,15 +125,17 @@ def table(names, found, classes, others, gains):
     lines = [' ' * first + ''.join(f' {name:>20}' for name in columns)]
     lines += [f'{name:{first}}' + ''.join(f' {values[i]:20.2f}' for values in columns.values()) for i, name in enumerate(names)]
     if len(others) > 1:
-        lines.append(f'{f"mean of {len(others)} others":{first}}' + ''.join(f' {mean_and_interval(values[others]):>20}' for values in columns.values()))
+        lines.append(f'{f"mean of {len(others)} others":{first}}'
+                     + ''.join(f' {mean_and_interval(values[others]):>20}' for values in columns.values()))
         lines.append(f'{"their largest":{first}}' + ''.join(f' {values[others].max():20.2f}' for values in columns.values()))
     if len(logits) > 2:
         for what, loss in lost.items():
             cells = ['{} {:.2f} [{:.2f}, {:.2f}]'.format(name, *rank_correlation(values, loss / logits)) for name, values in shares.items()]
             lines.append(f'rank correlation over all pictures, share on the frame with share of the logit {what}: {", ".join(cells)}')
     for i, (own, plain) in gains.items():
-        lines.append(f'the frame of {names[i]} around {len(own)} others: the logit of {classes[found["targets"][i]]} gains {mean_and_interval(own)}, '
-                     f'by a frame of their own mean colour {mean_and_interval(plain)}, difference {mean_and_interval(own - plain)}')
+        lines.append(f'the frame of {names[i]} around {len(own)} others: the logit of {classes[found["targets"][i]]} gains '
+                     f'{mean_and_interval(own)}, by a frame of their own mean colour {mean_and_interval(plain)}, difference '
+                     f'{mean_and_interval(own - plain)}')
     return '\n'.join(lines)
 
 
@@ -158,7 +161,8 @@ def draw(images, found, classes, rule, margin, others):
         axes.scatter(100 * share[others], lost[others], color='#888888', s=18, label='others')
         axes.scatter(100 * share[:n], lost[:n], color='#aa3377', s=40, marker='D')
         for i in range(n):
-            axes.annotate(classes[found['targets'][i]], (100 * share[i], lost[i]), (0, 7), textcoords='offset points', ha='center', fontsize=11)
+            axes.annotate(classes[found['targets'][i]], (100 * share[i], lost[i]), (0, 7), textcoords='offset points', ha='center',
+                          fontsize=11)
         axes.set(xlabel=f'% of positive relevance on the frame\n({rule})', ylabel='logit lost when the frame is cut off')
         axes.margins(0.15)
         axes.legend(loc='lower right')
@@ -199,7 +203,8 @@ def parse(argv):
     parser = Parser(__doc__)
     _, what, _ = add_network_options(parser, COMPOSITES, RULES)
     what.add_argument('--others', nargs='+', default=[], metavar='IMAGE', help='what the pictures are held against, given like them')
-    what.add_argument('--margin', type=count, default=12, metavar='N', help="the frame's width in pixels of the network's input (default: 12)")
+    what.add_argument('--margin', type=count, default=12, metavar='N',
+                      help="the frame's width in pixels of the network's input (default: 12)")
     args = parser.parse_mixed(argv)
     args.rule = once(args.rule)
     return parser, args

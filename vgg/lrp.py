@@ -30,7 +30,7 @@ if __name__ == '__main__':  # PYTHONSAFEPATH keeps Python from looking beside th
 from script import Parser, check_spared, check_writable, count, once, open_session, tf
 from model import Weights, affine, forward, linear, pool, transposed
 from weights import by_keras, class_names, compare, digest, find_target, load, open_network
-from pictures import MAX_SIDE, find, sheet_height
+from pictures import LAYER_COLUMNS, MAX_SIDE, find, sheet_height
 from pipeline import Files, add_network_options, explain_pictures, first_picture, inputs, left, read_pictures, result_names
 
 
@@ -465,8 +465,7 @@ def explain(args):
 
 def check_height(args):
     """Raises ValueError, before any work is done, if a sheet would be higher than a JPEG can be."""
-    rows = args.top * (len(args.rule) if args.layers else 1)
-    height = sheet_height(rows, 6 if args.layers else len(args.rule))
+    height = sheet_height(args.top * len(args.rule), 6, LAYER_COLUMNS) if args.layers else sheet_height(args.top, len(args.rule))
     if height > MAX_SIDE:
         raise ValueError(f'--top {args.top} with {len(args.rule)} rules{" and --layers" * args.layers} makes a picture of {height} pixels '
                          f'height; a JPEG has up to {MAX_SIDE}')
@@ -474,7 +473,8 @@ def check_height(args):
 
 def run_of(args, explainer, classes):
     """What, beside the picture, decides a result."""
-    options = {key: getattr(args, key) for key in ('rule', 'target', 'top', 'against', 'precision', 'layers', 'plain', 'save_relevance', 'cmap')}
+    names = 'rule', 'target', 'top', 'against', 'precision', 'layers', 'plain', 'save_relevance', 'cmap'
+    options = {name: getattr(args, name) for name in names}
     options.update(preprocessing=explainer.network.prepare.mode, names=zlib.crc32('\n'.join(classes).encode()))
     return {'version': VERSION, 'weights': explainer.network.path.name, 'digest': digest(explainer.network.path), 'options': options}
 

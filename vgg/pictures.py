@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 from script import check_regular, encoded, write
 
 HEIGHT = 288  # of a panel, in pixels
-COLUMNS = 6  # panels in a line
+COLUMNS, LAYER_COLUMNS = 6, 7  # panels in a line; with VGG's five pooling layers, the pixels and the photograph
 PERCENTILE = 99.5  # of |relevance| that gets the colour map's end: single pixels must not pale all others
 BITS_PER_SAMPLE, MAX_SAMPLE_VALUE = 258, 281  # tags of TIFF
 MAX_LIST = 2 ** 30  # bytes of a list of paths
@@ -166,16 +166,16 @@ def laid_over(photograph, r, cmap):
     return Image.composite(colour(r, photograph.size, cmap), photograph.convert('L').convert('RGB'), opacity)
 
 
-def panels(photograph, rows, cmap):
+def panels(photograph, rows, cmap, columns=COLUMNS):
     """Draws the photograph beside its heatmaps, for each target in turn: rows of (title, {label: relevance [h, w]}).
 
-    A row of more than six panels goes on in the next line.
+    A row of more panels than columns goes on in the next line.
     """
     gap, bar = 8, 28
     width, height = photograph.size
     cells = [[(title, photograph)] + [(label, colour(r, photograph.size, cmap)) for label, r in heatmaps.items()]
              for title, heatmaps in rows]
-    lines = [row[start:start + COLUMNS] for row in cells for start in range(0, len(row), COLUMNS)]
+    lines = [row[start:start + columns] for row in cells for start in range(0, len(row), columns)]
     sheet = Image.new('RGB', (gap + max(map(len, lines)) * (width + gap), len(lines) * (bar + height + gap)), 'white')
     pen = ImageDraw.Draw(sheet)
     for i, line in enumerate(lines):
@@ -198,9 +198,9 @@ def fitting_font(text, width):
     return font
 
 
-def sheet_height(rows, heatmaps):
+def sheet_height(rows, heatmaps, columns=COLUMNS):
     """How high the sheet of so many rows of heatmaps becomes, in pixels."""
-    return rows * -(-(1 + heatmaps) // COLUMNS) * (28 + HEIGHT + 8)
+    return rows * -(-(1 + heatmaps) // columns) * (28 + HEIGHT + 8)
 
 
 def write_plain(path, image):

@@ -19,7 +19,7 @@ import numpy as np
 from script import Stopped, check_regular, count, printable, progress_bar, supported, tf, unique, write
 from model import DEPTHS
 from weights import MODES, digest
-from pictures import colour, laid_over, open_picture, open_whole, panels, recorded, squashed, write_picture, write_plain
+from pictures import LAYER_COLUMNS, colour, laid_over, open_picture, open_whole, panels, recorded, squashed, write_picture, write_plain
 
 HERE = Path(__file__).resolve().parent
 NOTHING = 'nothing speaks for it'  # where relevance would start with 0
@@ -325,7 +325,7 @@ def save(name, path, picture, stamp, results, shares, against, files):
     if files.layers:
         rows = [(f'{target.heading}, {label}', of_layers(results, rule, target.k))
                 for target in targets for rule, label in target.labels.items()]
-        write_picture(files.folder / f'{name}_layers.jpg', panels(picture.photograph, rows, files.cmap))
+        write_picture(files.folder / f'{name}_layers.jpg', panels(picture.photograph, rows, files.cmap, LAYER_COLUMNS))
     rows = [(target.heading, {target.labels[rule]: r for rule, r in target.maps.items()}) for target in targets]
     record = dict(files.run, picture=os.fspath(path), stamp=stamp, **record_of(targets, results, shares, files))
     write_picture(files.folder / f'{name}.jpg', panels(picture.photograph, rows, files.cmap), record)
