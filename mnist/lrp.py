@@ -337,7 +337,7 @@ def draw_all(folder, names, captions, images, rules, results, against, alone):
             written.append(f'{name}.jpg')
         except OSError as error:
             failed.append(str(error))
-    return f'wrote {len(written)} pictures to {folder}' + f': {written[0]} to {written[-1]}' * bool(written), failed
+    return f'wrote {len(written)} pictures to {folder}' + (f': {written[0]} to {written[-1]}' if written else ''), failed
 
 
 def result_names(args):
@@ -401,6 +401,8 @@ def parse(argv):
     args.rule = once(args.rule)
     if args.index and 'all' in args.index and args.index != ['all']:
         parser.error('--index all stands alone')
+    if args.index == ['all'] and args.plain:
+        parser.error('--plain: with --index all no pictures are drawn')
     if args.against is not None and args.against == args.target:
         parser.error(f'--against {args.against} is the target itself')
     return parser, args

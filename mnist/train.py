@@ -7,6 +7,7 @@ the same weights either way. `tensorboard --logdir mnist/logs` (not among the re
 """
 import contextlib
 from pathlib import Path
+import signal
 import sys
 try:
     import fcntl
@@ -18,7 +19,7 @@ import numpy as np
 if __name__ == '__main__':  # PYTHONSAFEPATH keeps Python from looking beside the script
     sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from script import Parser, check_writable, count, number, open_session, progress_bar, seed, silence, supported, tf
+from script import Parser, Stopped, check_writable, count, number, open_session, progress_bar, seed, silence, supported, tf
 import data
 from model import BEST, SIDE, Damaged, Weights, best_checkpoint, check_logdir, checkpoints, forward, restore, variables
 
@@ -153,11 +154,14 @@ def train(args):
     """Does what the command line asks."""
     check_logdir(args.logdir)
     check_writable(args.logdir)
-    with alone(args.logdir):
+    with alone(args.logdir), tf.Graph().as_default():
         for pattern in '*-[0-9]*.tempstate*', f'*.tmp{"[0-9a-f]" * 32}':  # what TensorFlow was writing when a training was killed
             for path in args.logdir.glob(pattern):
                 path.unlink()
-        train_in(args)
+        try:
+            train_in(args)
+        except KeyboardInterrupt:
+            raise Stopped(signal.SIGINT, 'stopped; started again, the training goes on from its last checkpoint') from None
 
 
 def train_in(args):
@@ -218,11 +222,7 @@ def parse(argv):
 
 def main(argv=None):
     parser, args = parse(argv)
-    try:
-        with tf.Graph().as_default():
-            parser.run(train, args)
-    except KeyboardInterrupt:
-        parser.exit(130, '\nstopped; started again, the training goes on from its last checkpoint\n')
+    parser.run(train, args)
 
 
 if __name__ == '__main__':

@@ -43,7 +43,7 @@ def test_a_class_that_hangs_on_its_frame(reader, capsys, tmp_path):
     assert row(end.out, 'mean of 2 others')[::3][:3] == pytest.approx([(second + third) / 2, 0, 0], abs=0.01)
     gain, = [line for line in end.out if 'around 2 others' in line]
     rise = f'{(1 - dark) * first:.2f}'
-    assert f'gains {rise} [{rise}, {rise}]' in gain and 'mean colour 0.00 [0.00, 0.00]' in gain and f'difference {rise}' in gain
+    assert f'gains {rise} [{rise}, {rise}]' in gain and 'own rim, 0.00 [0.00, 0.00]' in gain and f'difference {rise}' in gain
 
 
 def test_pictures_are_enlarged_and_framed():
@@ -54,12 +54,15 @@ def test_pictures_are_enlarged_and_framed():
     assert (inside[2:4, 2:4] == 99).all() and (inside[frame.frame_of((6, 6), 2)] == image[frame.frame_of((6, 6), 2)]).all()
     assert frame.frame_of((6, 6), 2).sum() == 32
     over = frame.painted(image, 2)
-    assert (over[2:4, 2:4] == image[2:4, 2:4]).all() and (over[frame.frame_of((6, 6), 2)] == 17).all()  # (14 + 15 + 20 + 21) / 4
+    assert (over[2:4, 2:4] == image[2:4, 2:4]).all() and (over[frame.frame_of((6, 6), 2)] == 18).all()  # (14 + 15 + 20 + 21) / 4, rounded to even
 
 
 def test_share_counts_what_is_positive():
     r = np.array([[[3, -9], [1, 0]], [[-1, -1], [-1, 0]]], float)
-    np.testing.assert_allclose(frame.share_on(np.array([[True, True], [False, False]]), r), [0.75, 0])
+    np.testing.assert_allclose(frame.share_on(np.array([[True, True], [False, False]]), r), [0.75, np.nan])
+    smaller = np.zeros((4, 4))  # of pictures of 8x8 pixels
+    smaller[0, 1], smaller[1, 1] = 1, 3
+    assert frame.on_frame(smaller, 2, 8) == 0.25
 
 
 def test_rank_correlation_and_its_interval():
@@ -68,6 +71,25 @@ def test_rank_correlation_and_its_interval():
     assert frame.rank_correlation(x, np.exp(x)) == pytest.approx((1, 1, 1))
     found, low, high = frame.rank_correlation(x, np.random.default_rng(4).normal(size=400))
     assert low < 0 < high and low < found < high and high - low == pytest.approx(2 * 1.96 / 20, rel=0.1)
+
+
+def test_copies_are_no_evidence(reader, capsys, tmp_path):
+    """Neither of the pictures nor among the others; what is not positive has no share of it to lose."""
+    framed, plain, grey = (tmp_path / f'{name}.png' for name in ('framed', 'plain', 'grey'))
+    tables = []
+    for others in ([plain, grey], [plain, grey, framed, plain, grey]):
+        end = run(frame.main, capsys, framed, *reader, '--others', *others)
+        tables.append([line for line in end.out if 'others' in line or 'rank' in line])
+    assert tables[0] == tables[1] and 'rank correlation over 3 pictures with a positive logit' in '\n'.join(tables[0])
+
+
+def test_many_pictures_and_names_that_look_like_formulas(tmp_path):
+    """The first eight are drawn."""
+    found = {'targets': np.zeros(300, int), 'logits': np.ones((300, 3)), 'maps': np.zeros((8, 2, 8, 8)), 'shares': {'zplus': np.ones((300, 2))}}
+    figure = frame.draw([np.zeros((8, 8, 3), np.uint8)] * 8, found, [r'$\foo$'], 'zplus', 1, np.arange(8, 300))
+    figure.savefig(tmp_path / 'f.png')
+    with Image.open(tmp_path / 'f.png') as picture:
+        assert picture.size[1] < 2500
 
 
 def test_alone_and_with_names_that_stand_twice(reader, capsys, tmp_path):
@@ -88,3 +110,73 @@ def test_wrong_usage_is_told(reader, capsys, tmp_path):
     (tmp_path / 'r' / 'frame.png').write_bytes(picture.read_bytes())
     end = run(frame.main, capsys, picture, *reader, '--others', tmp_path / 'r' / 'frame.png')
     assert end.status == 2 and 'would be overwritten' in end.err[0]
+
+
+# Networks that cut, turn or shrink pictures by layers of their own
+
+def network_that(path, *layers, side=32):
+    """Saves a small network that begins with these layers."""
+    keras = scripts('vgg').script.keras
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential([keras.Input((side, side, 3)), *layers, keras.layers.Conv2D(4, 1, activation='relu'), keras.layers.Flatten(),
+                              keras.layers.Dense(2, kernel_initializer='ones')])
+    model.save(path)
+    return path
+
+
+def dot(path, row, column, side=320):
+    """A black picture with a white dot of 20 pixels around a place."""
+    pixels = np.zeros((side, side, 3), np.uint8)
+    pixels[row - 10:row + 10, column - 10:column + 10] = 255
+    Image.fromarray(pixels).save(path)
+    return path
+
+
+@pytest.mark.parametrize('kind, whole', [('CenterCrop', False), ('Permute', False), ('Resizing', True), ('cut and enlarged', False)])
+def test_heatmaps_lie_on_what_the_network_sees(tmp_path, capsys, kind, whole):
+    """A white dot is red where it is drawn; rules cannot be held against pictures whose places the network does not keep."""
+    vgg, layers = scripts('vgg'), scripts('vgg').script.keras.layers
+    steps = {'CenterCrop': [layers.CenterCrop(16, 16)], 'Permute': [layers.Permute((2, 1, 3))], 'Resizing': [layers.Resizing(24, 24)],
+             'cut and enlarged': [layers.CenterCrop(16, 16), layers.Resizing(32, 32)]}[kind]
+    weights = network_that(tmp_path / 'w.keras', layers.Rescaling(1 / 255), *steps)
+    picture = dot(tmp_path / 'dot.png', 110, 200)
+    options = [picture, '--weights', weights, '--results', tmp_path / 'r', '--rule', 'zplus']
+    end = run(vgg.lrp.main, capsys, *options, '--plain')
+    assert end.status == 0 and not end.err and ('drawn as the network cuts it' in end.out[0]) == (not whole)
+    plain, over = (np.asarray(Image.open(tmp_path / 'r' / f'dot_zplus{kind}.png'), int) for kind in ('', '_over'))
+    sheet = np.asarray(Image.open(tmp_path / 'r' / 'dot.jpg'), int)
+    red = plain[..., 0] - plain[..., 1]  # where it is white, none
+    place = np.argwhere(red > 0.7 * red.max()).mean(0) / red.shape
+    right = {'CenterCrop': (30 / 160, 120 / 160), 'Permute': (200 / 320, 110 / 320), 'Resizing': (110 / 320, 200 / 320),
+             'cut and enlarged': (30 / 160, 120 / 160)}[kind]
+    np.testing.assert_allclose(place, right, atol=0.04)
+    photograph = sheet[28:28 + 288, 8:8 + 288, 0]
+    np.testing.assert_allclose(np.argwhere(photograph > 160).mean(0) / 288, right, atol=0.04)
+    assert plain.shape == over.shape == ((320, 320, 3) if whole else (288, 288, 3))
+    for script, more in (vgg.frame, ['--margin', 2]), (vgg.flip, ['--steps', 1]), (vgg.mosaic, ['--count', 1]):
+        end = run(script.main, capsys, *options, *more)
+        message = 'a mosaic needs' if whole and script is vgg.mosaic else 'cuts or turns pictures'
+        assert end.status == (0 if whole and script is not vgg.mosaic else 2), end
+        assert not end.err or message in end.err[0]
+
+
+def test_what_stands_in_place_of_a_heatmap_is_left(tmp_path, capsys):
+    """A picture of the user's that is called like one; but what a killed run has written is written again."""
+    vgg, weights = scripts('vgg'), network_that(tmp_path / 'w.keras')
+    (tmp_path / 'r').mkdir()
+    mine = dot(tmp_path / 'r' / 'dot_zplus.png', 50, 50)
+    before = mine.read_bytes()
+    options = [dot(tmp_path / 'dot.png', 110, 200), '--weights', weights, '--results', tmp_path / 'r', '--rule', 'zplus', '--plain']
+    end = run(vgg.lrp.main, capsys, *options)
+    assert end.status == 1 and 'dot_zplus.png is there and is no result' in end.err[0] and mine.read_bytes() == before
+    mine.unlink()
+    assert run(vgg.lrp.main, capsys, *options, '--layers', '--save-relevance').status == 0
+    (tmp_path / 'r' / 'dot.jpg').unlink()
+    assert len(list((tmp_path / 'r').iterdir())) == 4
+    assert run(vgg.lrp.main, capsys, *options, '--layers', '--save-relevance').status == 0 and (tmp_path / 'r' / 'dot.jpg').exists()
+
+
+def test_pictures_after_two_dashes_are_no_others(reader, capsys, tmp_path):
+    framed, plain, grey = (tmp_path / f'{name}.png' for name in ('framed', 'plain', 'grey'))
+    expected = run(frame.main, capsys, framed, *reader, '--others', plain, grey).out[1:]  # without the progress
+    assert run(frame.main, capsys, *reader, '--others', plain, grey, '--', framed).out[1:] == expected

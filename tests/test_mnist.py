@@ -239,6 +239,14 @@ def test_help(capsys):
         assert option in printed
 
 
+def test_no_picture_could_be_written(logdir, small, tmp_path, capsys):
+    (tmp_path / 'index_3.jpg').mkdir()
+    with pytest.raises(SystemExit) as stop:
+        scripts('mnist').lrp.main(['--index', '3', '--data', str(small), '--logdir', str(logdir), '--results', str(tmp_path)])
+    out, err = capsys.readouterr()
+    assert stop.value.code == 1 and len(err.splitlines()) == 1 and 'index_3.jpg' in err and 'wrote 0 pictures' in out
+
+
 def test_a_result_whose_place_is_taken_fails_alone(logdir, small, tmp_path, capsys):
     (tmp_path / 'index_3.jpg').mkdir()
     with pytest.raises(SystemExit) as stop:

@@ -291,5 +291,16 @@ def test_help_waits_for_no_tensorflow(script, tmp_path):
     assert 'numpy' in modules and not modules & {'tensorflow', 'keras'}
 
 
+@pytest.mark.parametrize('script, options', [('mnist/train.py', []), ('vgg/lrp.py', ['a.png']), ('vgg/gallery.py', [])])
+def test_broken_tensorflow_is_named(script, options, tmp_path):
+    """And not the file that was read at that moment."""
+    (tmp_path / 'tensorflow').mkdir()
+    (tmp_path / 'tensorflow' / '__init__.py').write_text("raise ImportError('libfoo.so: cannot open\\nand more')")
+    end = subprocess.run([sys.executable, ROOT / script, *options, '--results' if options or 'gallery' in script else '--logdir', 'r'],
+                         cwd=tmp_path, capture_output=True, text=True, env=dict(os.environ, PYTHONPATH=str(tmp_path)))
+    assert (end.returncode, end.stdout) == (2, '')
+    assert end.stderr == f'{os.path.basename(script)}: tensorflow cannot be imported (libfoo.so: cannot open): install requirements.txt anew\n'
+
+
 def test_script_is_the_same_file_in_both_folders():
     assert (ROOT / 'mnist' / 'script.py').read_bytes() == (ROOT / 'vgg' / 'script.py').read_bytes()

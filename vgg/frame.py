@@ -7,13 +7,14 @@ For each picture: which share of what speaks for its class lies on the frame, th
 frame is cut off, the rest enlarged, and the class explained again; and the frame is painted over in the mean colour of what is
 inside, for a class may also lose by being enlarged. A class that hangs on its frame loses more by both than those of other pictures
 do (--others: their mean, with a 95 % interval, bootstrap). Beside the rules stands the share of the picture's edges that lies on
-the frame, a map that knows of no class; which of them foretells what is lost is a rank correlation over all pictures.
+the frame, a map that knows of no class; which of them foretells the share of the logit that is lost is a rank correlation over all
+pictures with a positive logit.
 
-And the other way round: each frame is laid around the others, made smaller, and once more a frame of each one's own mean colour
-instead: how much does the logit of the framed picture's class rise by either, in pictures of something else?
+And the other way round: each frame is laid around the others, made smaller, and once more a plain frame instead, in the mean colour of
+their own outermost pixels: how much does the logit of the framed picture's class rise by either, in pictures of something else?
 
-Writes the tables to results/frame.txt, and to results/frame.png the pictures before and after with the heatmaps of the first rule,
-beside what all others lose.
+Writes the tables to results/frame.txt, and to results/frame.png the first pictures before and after with the heatmaps of the first
+rule, beside what all others lose.
 """
 from pathlib import Path
 import sys
@@ -34,11 +35,13 @@ from weights import class_names
 
 RULES = ['epsilon-gamma-box', 'deep-taylor']
 EDGES = 'edges'  # what stands beside the rules
+DRAWN = 8  # pictures, at most
 
 
 def resized(image, height, width):
     """An image [h, w, channels], uint8, at another size, bilinear."""
-    return np.asarray(Image.fromarray(image.squeeze()).resize((width, height), Image.Resampling.BILINEAR)).reshape(height, width, -1)
+    image = Image.fromarray(image if image.shape[-1] == 3 else image[..., 0])
+    return np.asarray(image.resize((width, height), Image.Resampling.BILINEAR)).reshape(height, width, -1)
 
 
 def cut(image, margin):
@@ -49,7 +52,7 @@ def cut(image, margin):
 def painted(image, margin):
     """The image with its frame in the mean colour of what is inside."""
     place = frame_of(image.shape, margin)
-    return np.where(place[..., None], np.uint8(image[~place].mean(0)), image)
+    return np.where(place[..., None], np.uint8(np.rint(image[~place].mean(0))), image)
 
 
 def frame_of(shape, margin):
@@ -69,19 +72,24 @@ def framed(image, frame, margin):
 
 
 def share_on(place, r):
-    """The share of the positive relevance r [..., h, w] at a place [h, w]: [...]. 0 where nothing is positive."""
+    """The share of the positive relevance r [..., h, w] at a place [h, w]: [...]. NaN where nothing is positive."""
     positive = np.maximum(r, 0).astype(np.float64)
     total = positive.sum((-2, -1))
-    return (positive * place).sum((-2, -1)) / np.where(total, total, 1)
+    return (positive * place).sum((-2, -1)) / np.where(total, total, np.nan)
+
+
+def on_frame(r, margin, height):
+    """The share of the positive relevance r [..., h, w] that lies on the frame of an image of this height; maps may be smaller."""
+    return share_on(frame_of(r.shape[-2:], max(1, round(margin * r.shape[-2] / height))), r)
 
 
 def explained(explainer, rules, images, margin, batch_size):
     """Explains for each image the class that the network sees in it, before and after its frame is cut off.
 
-    Returns {'targets': [n], 'logits': [n, 3], the last with the frame painted over, 'maps': [n, 2, h, w], of the first rule, 'shares':
-    {rule or 'edges': [n, 2]}}.
+    Returns {'targets': [n], 'logits': [n, 3], the last with the frame painted over, 'maps': [DRAWN, 2, h, w], of the first rule,
+    'shares': {rule or 'edges': [n, 2]}}. Raises ValueError if a number in them is not finite.
     """
-    place, parts, bar = frame_of(images[0].shape, margin), [], progress_bar(len(images), 'picture')
+    parts, bar, done, height = [], progress_bar(len(images), 'picture'), 0, images[0].shape[0]
     for batch in batches(images, batch_size):
         pairs = [np.stack(batch), np.stack([cut(image, margin) for image in batch])]
         before = explainer(pairs[0], [-1] * len(batch))
@@ -90,24 +98,29 @@ def explained(explainer, rules, images, margin, batch_size):
         maps[EDGES] = [np.stack([edge_strength(image) for image in images]) for images in pairs]
         logits = [r['logits'] for r in results] + [explainer.classify(np.stack([painted(image, margin) for image in batch]))]
         parts.append({'targets': targets, 'logits': np.stack([each[np.arange(len(batch)), targets] for each in logits], 1),
-                      'maps': np.stack(maps[rules[0]], 1),
-                      **{name: np.stack([share_on(place, r) for r in pair], 1) for name, pair in maps.items()}})
-        bar.update(sum(len(part['targets']) for part in parts))
+                      'maps': np.stack(maps[rules[0]], 1)[:max(0, DRAWN - done)],
+                      **{name: np.stack([on_frame(r, margin, height) for r in pair], 1) for name, pair in maps.items()}})
+        if not all(np.isfinite(values).all() for values in (*logits, *(r for pair in maps.values() for r in pair))):
+            raise ValueError('logits or relevance are not finite: the weights are too large for this precision')
+        done += len(batch)
+        bar.update(done)
     whole = {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
     return {**{key: whole.pop(key) for key in ('targets', 'logits', 'maps')}, 'shares': whole}
 
 
 def around(explainer, image, target, others, margin, batch_size):
-    """What a target's logit gains in each other image by the frame of the image, and by one of its own mean colour: [n], [n]."""
+    """What a target's logit gains in each other image by the frame of the image, and by a plain one, in the mean colour of the other's own
+    outermost pixels: [n], [n]."""
     def logits(changed):
         return np.concatenate([explainer.classify(np.stack(batch))[:, target] for batch in batches(changed, batch_size)])
     place, before = frame_of(image.shape, margin), logits(others)
-    plain = [framed(other, np.uint8(other[place].mean(0)), margin) for other in others]
-    return logits([framed(other, image, margin) for other in others]) - before, logits(plain) - before
+    plain = logits(framed(other, np.uint8(np.rint(other[place].mean(0))), margin) for other in others)
+    return logits(framed(other, image, margin) for other in others) - before, plain - before
 
 
 def rank_correlation(x, y):
-    """Spearman's, of the pairs of x [n] and y [n], and its 95 % interval over the pairs (bootstrap)."""
+    """Spearman's, of the pairs of x [n] and y [n] that are finite, and its 95 % interval over the pairs (bootstrap)."""
+    x, y = np.stack([x, y])[:, np.isfinite(x) & np.isfinite(y)]
     drawn = np.random.default_rng(0).integers(0, len(x), (2000, len(x)))
     return spearman(x, y), *interval(np.array([spearman(x[i], y[i]) for i in drawn]))
 
@@ -124,17 +137,20 @@ def table(names, found, classes, others, gains):
     first = max(map(len, [*names, f'mean of {len(others)} others']))
     lines = [' ' * first + ''.join(f' {name:>20}' for name in columns)]
     lines += [f'{name:{first}}' + ''.join(f' {values[i]:20.2f}' for values in columns.values()) for i, name in enumerate(names)]
-    if len(others) > 1:
+    if len(others):
+        known = [values[others][np.isfinite(values[others])] for values in columns.values()]
         lines.append(f'{f"mean of {len(others)} others":{first}}'
-                     + ''.join(f' {mean_and_interval(values[others]):>20}' for values in columns.values()))
-        lines.append(f'{"their largest":{first}}' + ''.join(f' {values[others].max():20.2f}' for values in columns.values()))
-    if len(logits) > 2:
-        for what, loss in lost.items():
-            cells = ['{} {:.2f} [{:.2f}, {:.2f}]'.format(name, *rank_correlation(values, loss / logits)) for name, values in shares.items()]
-            lines.append(f'rank correlation over all pictures, share on the frame with share of the logit {what}: {", ".join(cells)}')
+                     + ''.join(f' {mean_and_interval(values) if len(values) else "-":>20}' for values in known))
+        lines.append(f'{"their largest":{first}}' + ''.join(f' {values.max(initial=-np.inf):20.2f}' for values in known))
+    seen = logits > 0
+    for what, loss in lost.items() if seen.sum() > 2 else ():
+        cells = ['{} {:.2f} [{:.2f}, {:.2f}]'.format(name, *rank_correlation(values[seen], loss[seen] / logits[seen]))
+                 for name, values in shares.items()]
+        lines.append(f'rank correlation over {seen.sum()} pictures with a positive logit, share on the frame with share of the logit {what}: '
+                     + ', '.join(cells))
     for i, (own, plain) in gains.items():
         lines.append(f'the frame of {names[i]} around {len(own)} others: the logit of {classes[found["targets"][i]]} gains '
-                     f'{mean_and_interval(own)}, by a frame of their own mean colour {mean_and_interval(plain)}, difference '
+                     f'{mean_and_interval(own)}, by a plain one, in the colour of their own rim, {mean_and_interval(plain)}, difference '
                      f'{mean_and_interval(own - plain)}')
     return '\n'.join(lines)
 
@@ -149,10 +165,11 @@ def draw(images, found, classes, rule, margin, others):
         for k, what in enumerate((f'{name}: logit', 'frame cut off:')):
             share, height = found['shares'][rule][i, k], image.shape[0]
             row[2 * k].imshow(pair[k].squeeze(), cmap='gray')
-            row[2 * k].set_title(f'{what} {found["logits"][i, k]:.1f}', fontsize=11)
+            row[2 * k].set_title(f'{what} {found["logits"][i, k]:.1f}', fontsize=11, parse_math=False)
             row[2 * k + 1].imshow(colour(found['maps'][i, k], image.shape[1::-1], 'seismic'))
-            row[2 * k + 1].set_title(f'{share:.0%} on the frame' if k == 0 else f'{share:.0%} on its edge', fontsize=11)
-            inside = Rectangle((margin, margin), image.shape[1] - 2 * margin, height - 2 * margin, fill=False, linestyle=':', color='black')
+            row[2 * k + 1].set_title(f'{share:.0%} on the frame' if k == 0 else f'{share:.0%} on its outer pixels', fontsize=11)
+            corner, sides = (margin - 0.5, margin - 0.5), (image.shape[1] - 2 * margin, height - 2 * margin)
+            inside = Rectangle(corner, *sides, fill=False, linestyle=':', color='black')
             row[2 * k + 1].add_patch(inside)
         for axes in row:
             axes.set(xticks=[], yticks=[])
@@ -162,7 +179,7 @@ def draw(images, found, classes, rule, margin, others):
         axes.scatter(100 * share[:n], lost[:n], color='#aa3377', s=40, marker='D')
         for i in range(n):
             axes.annotate(classes[found['targets'][i]], (100 * share[i], lost[i]), (0, 7), textcoords='offset points', ha='center',
-                          fontsize=11)
+                          fontsize=11, parse_math=False)
         axes.set(xlabel=f'% of positive relevance on the frame\n({rule})', ylabel='logit lost when the frame is cut off')
         axes.margins(0.15)
         axes.legend(loc='lower right')
@@ -181,7 +198,8 @@ def evaluate(args):
     if not images:
         return broken + missing
     beside, unread = read_pictures(paths, size)
-    beside = [image for image in beside if not any(np.array_equal(image, each) for each in images)]
+    images = list({image.tobytes(): image for image in images}.values())  # each once: a copy is no evidence of its own
+    beside = list({image.tobytes(): image for image in beside if not any(np.array_equal(image, each) for each in images)}.values())
     found = explained(explainer, args.rule, images + beside, args.margin, args.batch_size)
     classes, others = class_names(explainer.network, None, explainer.count), np.arange(len(images), len(images + beside))
     gains = {}
@@ -194,7 +212,7 @@ def evaluate(args):
     area = frame_of(size, args.margin).mean()
     title = (f'{len(images)} pictures, {len(beside)} others; the frame: the outermost {args.margin} pixels, {area:.0%} of the area. '
              'Columns of rules: the share of the positive relevance there')
-    figure = draw(images, found, classes, args.rule[0], args.margin, others)
+    figure = draw(images[:DRAWN], found, classes, args.rule[0], args.margin, others)
     write_report(args.results, 'frame', figure, title, table(names, found, classes, others, gains))
     return broken + missing + unread
 

@@ -423,13 +423,18 @@ def open_explainer(composites, paths, weights, model, preprocessing, precision, 
     return explainer
 
 
-def open_evaluation(args, name, walks=1):
+def open_evaluation(args, name, walks=1, places=True):
     """What the scripts that evaluate rules begin with, which write name.png and name.txt: the explainer, what it sees of each picture,
-    uint8, and a line for each that cannot be read."""
+    uint8, and a line for each that cannot be read.
+
+    places: whether it matters where on the picture relevance lies, which a network that cuts pictures does not tell.
+    """
     check_writable(args.results)
     paths, broken = find(args.image)
     check_spared(args.results, [f'{name}.png', f'{name}.txt'], inputs(args, paths))
     explainer = open_explainer(args.rule, paths, args.weights, args.model, args.preprocessing, args.precision, walks)
+    if places and not explainer.network.whole:
+        raise ValueError(f'{explainer.network.path.name} cuts or turns pictures by layers of its own: {name} needs the whole picture as it lies')
     images, unread = read_pictures(paths, explainer.network.size)
     return explainer, images, broken + unread
 
@@ -492,7 +497,8 @@ def parse(argv):
     written.add_argument('--layers', action='store_true', help='also write <name>_layers.jpg: after each pooling layer')
     written.add_argument('--plain', action='store_true',
                          help="also write, for papers and slides, each heatmap without frame and title, at the picture's own size: "
-                              '<name>_<rule>.png, and laid over the photograph in grey: <name>_<rule>_over.png')
+                              '<name>_<rule>.png, and laid over the photograph in grey: <name>_<rule>_over.png; of further targets '
+                              '<name>_<rule>_2.png and so on')
     written.add_argument('--save-relevance', action='store_true', help='also write <name>.npz, the relevance as numbers')
     how.add_argument('--overwrite', action='store_true', help='explain again what is done already')
     written.add_argument('--cmap', default='seismic', metavar='NAME', help="one of matplotlib's colour maps (default: seismic)")

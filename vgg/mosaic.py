@@ -57,7 +57,7 @@ def mosaic(images):
     result = np.empty_like(images[0])
     for place, image in zip(quarters(*result.shape[:2]), images):
         height, width = result[place].shape[:2]
-        small = Image.fromarray(image.squeeze()).resize((width, height), Image.Resampling.BILINEAR)
+        small = Image.fromarray(image if image.shape[-1] == 3 else image[..., 0]).resize((width, height), Image.Resampling.BILINEAR)
         result[place] = np.asarray(small).reshape(height, width, -1)
     return result
 
@@ -91,14 +91,14 @@ def measure(explainer, composites, images, classes, fours, batch_size):
 
     Returns {(method, whether held against the others): [m, 4]}, NaN for classes that are left out.
     """
-    parts, bar, places, done = {}, progress_bar(len(fours), 'mosaic'), quarters(*images[0].shape[:2]), 0
+    parts, bar, done = {}, progress_bar(len(fours), 'mosaic'), 0
     for batch in batches(fours, batch_size):
         maps, logits = maps_of(explainer, composites, np.stack([mosaic([images[i] for i in four]) for four in batch]), classes[np.array(batch)])
         for method, (alone, ready) in maps.items():
             for contrast, four in (False, alone), (True, [contrasted(each) for each in ready]):
                 if method == 'edges' and contrast:
                     continue
-                shares = [[share_within(r, place) for r, place in zip(each, places)] for each in four]
+                shares = [[share_within(r, place) for r, place in zip(each, quarters(*each.shape[1:]))] for each in four]
                 parts.setdefault((method, contrast), []).append(np.where(logits > 0, shares, np.nan))
         done += len(batch)
         bar.update(done)
@@ -150,7 +150,7 @@ def draw(results, example, names, maps):
         row[0].set_ylabel(rule)
         for axes, name, r in zip(row[1:], names, four):
             axes.imshow(colour(r, example.shape[1::-1], 'seismic'))
-            axes.set_title(name if i == 0 else '', fontsize=10)
+            axes.set_title(name if i == 0 else '', fontsize=10, parse_math=False)
         for axes in row:
             axes.set(xticks=[], yticks=[])
     return figure

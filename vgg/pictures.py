@@ -5,10 +5,11 @@ from pathlib import Path
 import sys
 from typing import NamedTuple
 import warnings
+import zipfile
 
 import matplotlib
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont, ImageOps
+from PIL import Image, ImageDraw, ImageFont, ImageOps, PngImagePlugin
 
 from script import check_regular, encoded, write
 
@@ -76,13 +77,29 @@ class Picture(NamedTuple):
     photograph: Image.Image  # for drawing: RGB, a panel high, a third of a panel to three wide
     seen: np.ndarray  # what the network sees, uint8, of its size: the whole picture, squashed, bilinear; of that size as it is
     note: str = ''  # what was assumed of it
+    cut: bool = False  # whether the photograph is what the network's first layer sees, which is not the whole picture as it lies
 
 
 def open_picture(path, size):
     """Reads a picture for a network of this size (height, width, channels). Raises FileNotFoundError, or ValueError with the reason."""
     image, note = open_whole(path)
+    return Picture(panel(image), squashed(image, size), note)
+
+
+def panel(image):
+    """The image as high as a panel, a third of that to three times as wide."""
     width = min(max(round(HEIGHT * image.width / image.height), HEIGHT // 3), 3 * HEIGHT)
-    return Picture(image.resize((width, HEIGHT), Image.Resampling.LANCZOS), squashed(image, size), note)
+    return image.resize((width, HEIGHT), Image.Resampling.LANCZOS)
+
+
+def drawn(network, picture):
+    """The picture as it is drawn: where the network's own layers cut or turn it, what the first layer that is explained sees of it."""
+    if network.whole:
+        return picture
+    seen = network.first_sees(picture.seen)
+    image = Image.fromarray(seen if seen.shape[-1] == 3 else seen[..., 0]).convert('RGB')
+    note = '; '.join(filter(None, [picture.note, 'drawn as the network cuts it']))
+    return picture._replace(photograph=panel(image), note=note, cut=True)
 
 
 def squashed(image, size):
@@ -150,8 +167,13 @@ def edge_strength(image):
 
 def colour(r, size, cmap):
     """Colours relevance r [h, w]: zero at the centre of the colour map, symmetric, its ends at the 99.5th percentile of |r|."""
+    return coloured(strength(r, size), cmap)
+
+
+def coloured(values, cmap):
+    """The colours of values [h, w] within [-1, 1]."""
     colours = matplotlib.colormaps[cmap].resampled(255)  # an odd number: zero is exactly the centre
-    return Image.fromarray(colours(0.5 + 0.5 * strength(r, size), bytes=True)[..., :3])
+    return Image.fromarray(colours(0.5 + 0.5 * values, bytes=True)[..., :3])
 
 
 def strength(r, size):
@@ -162,8 +184,9 @@ def strength(r, size):
 
 def laid_over(photograph, r, cmap):
     """The photograph in grey, and over it the colours of relevance r [h, w], the less transparent the stronger it is."""
-    opacity = Image.fromarray(np.uint8(255 * np.sqrt(np.abs(strength(r, photograph.size)))))
-    return Image.composite(colour(r, photograph.size, cmap), photograph.convert('L').convert('RGB'), opacity)
+    values = strength(r, photograph.size)
+    opacity = Image.fromarray(np.uint8(255 * np.sqrt(np.abs(values))))
+    return Image.composite(coloured(values, cmap), photograph.convert('L').convert('RGB'), opacity)
 
 
 def panels(photograph, rows, cmap, columns=COLUMNS):
@@ -203,15 +226,29 @@ def sheet_height(rows, heatmaps, columns=COLUMNS):
     return rows * -(-(1 + heatmaps) // columns) * (28 + HEIGHT + 8)
 
 
-def write_plain(path, image):
-    """Writes a PNG."""
-    write(path, encoded(image.save, 'PNG'))
+def write_plain(path, image, rule):
+    """Writes a PNG, which says that it is a heatmap."""
+    text = PngImagePlugin.PngInfo()
+    text.add_text('relevance', rule)
+    write(path, encoded(image.save, 'PNG', pnginfo=text))
 
 
-def write_picture(path, image, record=None):
+def write_picture(path, image, record):
     """Writes a JPEG; its comment is the record, as JSON."""
-    comment = b'' if record is None else json.dumps(record, separators=(',', ':')).encode()
+    comment = json.dumps(record, separators=(',', ':')).encode()
     write(path, encoded(image.save, 'JPEG', quality=92, subsampling=0, comment=comment))
+
+
+def is_result(path):
+    """Whether a file is a result of lrp.py, of any of its kinds."""
+    try:
+        if path.suffix == '.npz':
+            with zipfile.ZipFile(path) as archive:
+                return any(name.startswith('relevance/') for name in archive.namelist())
+        with Image.open(path, formats=['JPEG', 'PNG']) as image:
+            return 'relevance' in (json.loads(image.info['comment']) if image.format == 'JPEG' else image.info)
+    except Exception:  # whatever else may stand there
+        return False
 
 
 def recorded(path):
@@ -219,6 +256,6 @@ def recorded(path):
     try:
         with Image.open(path, formats=['JPEG']) as image:
             record = json.loads(image.info.get('comment', b''))
-        return record if isinstance(record, dict) and 'relevance' in record else None
+        return record if isinstance(record, dict) and 'targets' in record else None
     except Exception:  # whatever else may stand there
         return None

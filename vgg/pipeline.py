@@ -19,7 +19,8 @@ import numpy as np
 from script import Stopped, check_regular, count, printable, progress_bar, supported, tf, unique, write
 from model import DEPTHS
 from weights import MODES, digest
-from pictures import LAYER_COLUMNS, colour, laid_over, open_picture, open_whole, panels, recorded, squashed, write_picture, write_plain
+from pictures import (
+    LAYER_COLUMNS, colour, drawn, is_result, laid_over, open_picture, open_whole, panels, recorded, squashed, write_picture, write_plain)
 
 HERE = Path(__file__).resolve().parent
 NOTHING = 'nothing speaks for it'  # where relevance would start with 0
@@ -220,11 +221,10 @@ class Files(NamedTuple):
         Raises ValueError where something else stands in their place.
         """
         *others, result = self.of(name)
-        if not os.path.lexists(result):
-            return False
-        record = recorded(result)
-        if record is None:
-            raise ValueError(f'{path}: {result} is there and is no result of this script: choose another --results, or --overwrite')
+        for file in (*others, result):
+            if os.path.lexists(file) and not is_result(file):
+                raise ValueError(f'{path}: {file} is there and is no result of this script: choose another --results, or --overwrite')
+        record = recorded(result) or {}
         with contextlib.suppress(OSError, ValueError):
             wanted = dict(self.run, picture=os.fspath(path))
             return (all(record.get(key) == value for key, value in wanted.items()) and all(map(os.path.exists, others))
@@ -243,10 +243,10 @@ def left(names, paths, files, overwrite):
     jobs, broken = list(zip(names, paths))[number::count], []
     if overwrite:
         return jobs, 0, broken
-    there, todo = set(os.listdir(files.folder)), []
+    there, endings, todo = set(os.listdir(files.folder)), files.endings, []
     for name, path in jobs:
         try:
-            if f'{name}.jpg' not in there or not files.is_done(name, path):
+            if not any(f'{name}{ending}' in there for ending in endings) or not files.is_done(name, path):
                 todo.append((name, path))
         except ValueError as error:
             broken.append(str(error))
@@ -270,7 +270,7 @@ def explain_pictures(explainer, jobs, targets, against, batch_size, files):
             if stop.number:
                 break
             failures = [str(item[2]) for item in batch if isinstance(item[2], Exception)]
-            pictures = [item for item in batch if not isinstance(item[2], Exception)]
+            pictures = [(name, path, drawn(network, picture), stamp) for name, path, picture, stamp in batch if not isinstance(picture, Exception)]
             results = explain_batch(explainer, [picture.seen for _, _, picture, _ in pictures], targets, against, files.layers)
             broken += show(progress, drawing) + failures
             progress.show([], len(failures))
@@ -325,7 +325,7 @@ def save(name, path, picture, stamp, results, shares, against, files):
     if files.layers:
         rows = [(f'{target.heading}, {label}', of_layers(results, rule, target.k))
                 for target in targets for rule, label in target.labels.items()]
-        write_picture(files.folder / f'{name}_layers.jpg', panels(picture.photograph, rows, files.cmap, LAYER_COLUMNS))
+        write_picture(files.folder / f'{name}_layers.jpg', panels(picture.photograph, rows, files.cmap, LAYER_COLUMNS), {'relevance': 'layers'})
     rows = [(target.heading, {target.labels[rule]: r for rule, r in target.maps.items()}) for target in targets]
     record = dict(files.run, picture=os.fspath(path), stamp=stamp, **record_of(targets, results, shares, files))
     write_picture(files.folder / f'{name}.jpg', panels(picture.photograph, rows, files.cmap), record)
@@ -334,14 +334,15 @@ def save(name, path, picture, stamp, results, shares, against, files):
 
 
 def save_plain(name, path, picture, targets, files):
-    """Writes each heatmap alone and laid over the photograph, at the photograph's own size, which is read again for it."""
-    photograph, _ = open_whole(path)
-    if not np.array_equal(squashed(photograph, picture.seen.shape), picture.seen):
+    """Writes each heatmap alone and laid over the photograph, at the photograph's own size, for which it is read again; where the network
+    cuts it, over what is left."""
+    photograph = picture.photograph if picture.cut else open_whole(path)[0]
+    if not picture.cut and not np.array_equal(squashed(photograph, picture.seen.shape), picture.seen):
         raise ValueError(f'{path} changed while it was explained')
     for target in targets:
         for rule, r in target.maps.items():
-            write_plain(files.folder / f'{name}{plain_ending(rule, target.k, "")}', colour(r, photograph.size, files.cmap))
-            write_plain(files.folder / f'{name}{plain_ending(rule, target.k, "_over")}', laid_over(photograph, r, files.cmap))
+            write_plain(files.folder / f'{name}{plain_ending(rule, target.k, "")}', colour(r, photograph.size, files.cmap), rule)
+            write_plain(files.folder / f'{name}{plain_ending(rule, target.k, "_over")}', laid_over(photograph, r, files.cmap), rule)
 
 
 class Target:

@@ -133,7 +133,7 @@ def cell(values):
 
 def evaluate(args):
     """Does what the command line asks. Returns a line for each picture that could not be read."""
-    explainer, images, broken = open_evaluation(args, 'randomise')
+    explainer, images, broken = open_evaluation(args, 'randomise', places=False)
     if images:
         found, shown = cascade(explainer, args.rule, images, args.batch_size, args.mode, args.draws, args.seed)
         title = f'{len(images)} pictures, --mode {args.mode}, {args.draws} draws, seed {args.seed}'

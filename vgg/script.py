@@ -9,7 +9,6 @@ import errno
 import importlib
 import io
 import itertools
-import logging
 import math
 import os
 from pathlib import Path
@@ -60,15 +59,24 @@ class Later:
         self._module = module
 
     def __getattr__(self, name):
+        if name.startswith('_'):
+            raise AttributeError(name)
         if self._module not in sys.modules:
+            self.load()
+        return getattr(sys.modules[self._module], name)
+
+    def load(self):
+        """Imports it, if that is not done. Raises ImportError that says what is to be done."""
+        try:
             with silence():
                 importlib.import_module(self._module)
-            tf.logging.set_verbosity(tf.logging.ERROR)
-        return getattr(sys.modules[self._module], name)
+        except Exception as error:  # broken installations raise of all kinds
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            raise ImportError(f'{self._module.split(".")[0]} cannot be imported ({reason}): install requirements.txt anew') from None
+        tf.logging.set_verbosity(tf.logging.ERROR)
 
 
 tf, keras = Later('tensorflow.compat.v1'), Later('keras')
-logging.getLogger('matplotlib').setLevel(logging.ERROR)  # no word on a home folder without a place for its cache
 
 
 def supported(precision):
@@ -102,7 +110,8 @@ class Parser(argparse.ArgumentParser):
         argv = list(sys.argv[1:] if argv is None else argv)
         if '--' in argv:
             i = argv.index('--')
-            argv[i:] = [os.path.join('.', path) if path.startswith('-') and path != '-' else path for path in argv[i + 1:]]
+            paths = [os.path.join('.', path) if path.startswith('-') and path != '-' else path for path in argv[i + 1:]]
+            argv = paths + argv[:i]  # in front, where no option takes them
         return self.parse_intermixed_args(argv)
 
     def error(self, message):
@@ -111,6 +120,8 @@ class Parser(argparse.ArgumentParser):
     def run(self, job, *arguments):
         """Runs a script's job, which may return a line for each input that failed, and exits with the status that this means."""
         try:
+            tf.load()
+            keras.load()
             failures = job(*arguments)
             sys.stdout.flush()
         except Stopped as end:
@@ -120,7 +131,7 @@ class Parser(argparse.ArgumentParser):
         except BrokenPipeError:  # nobody reads on
             os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
             self.exit(141)
-        except (ValueError, OSError) as error:
+        except (ValueError, OSError, ImportError) as error:
             self.error(str(error))
         except tf.errors.OpError as error:  # a full disk, say
             self.error(error.message.splitlines()[0])
@@ -267,8 +278,8 @@ def check_spared(folder, names, inputs):
 
 def write_report(folder, name, figure, title, table):
     """Writes an evaluation's figure, <name>.png, and table, <name>.txt, and prints what they are."""
-    write(folder / f'{name}.png', encoded(figure.savefig))
     write(folder / f'{name}.txt', table + '\n')
+    write(folder / f'{name}.png', encoded(figure.savefig))
     print(f'{title}\n{table}\nwrote {folder / name}.png and {folder / name}.txt')
 
 

@@ -61,6 +61,7 @@ class Network(NamedTuple):
     read: dict  # {layer name: function that reads w and b}
     prepare: Preparation
     size: tuple = (SIZE, SIZE, 3)  # of a picture
+    whole: bool = True  # whether the first layer sees the whole picture, as it lies
     bgr: bool = True  # whether the channels of the first layer's inputs stand the other way round
     end: str = 'softmax'  # or 'sigmoid'
     said: str = ''  # what was read or assumed of it
@@ -75,6 +76,12 @@ class Network(NamedTuple):
         return (f'{self.path.name}: {plural(kinds.count("conv"), "convolution")}, {plural(kinds.count("dense"), "dense layer")}, '
                 f'{self.size[0]}x{self.size[1]}, {self.said}, {count} classes'
                 + f' (the {self.end} of its logits)' * self.plain)
+
+    def first_sees(self, image):
+        """What the first layer sees of an image [h, w, channels], as a picture again: uint8, RGB or grey."""
+        x, black, white = self.prepare(np.stack([np.float64(image), np.zeros(self.size), np.full(self.size, 255.0)]))
+        x = 255 * (x - black) / np.where(white == black, 1, white - black)
+        return np.uint8(np.clip(np.rint(x[..., ::-1] if self.bgr else x), 0, 255))
 
     def probabilities(self, logits):
         """Softmax, or with sigmoids at the end each class's own, of logits [..., classes]."""
@@ -228,6 +235,18 @@ def with_pixels(layers, prepare, size):
             return result
 
 
+def keeps_places(prepare, size):
+    """Whether the first layer sees the whole picture as it lies, maybe of another size: not cut, turned or padded."""
+    black, white = (prepare(np.full((1, *size), shade, np.float64))[0] for shade in (0, 255))
+    span = white - black
+    for axis in 0, 1:
+        ramps = [((np.arange(n) + 0.5) / n).reshape((-1, 1, 1) if axis == 0 else (1, -1, 1)) for n in (size[axis], span.shape[axis])]
+        seen = (prepare(255 * ramps[0] * np.ones((1, *size)))[0] - black) / np.where(span == 0, 1, span)
+        if (np.abs(seen - ramps[1]) * (span != 0)).max() > 1 / size[axis] + 1 / span.shape[axis]:
+            return False
+    return True
+
+
 def reverses(prepare, size):
     """Whether preparation turns red, green, blue into blue, green, red."""
     black, red = (prepare(np.float64([[[values]]]) * np.ones((1, *size))) for values in ([0] * size[-1], [255] + [0] * (size[-1] - 1)))
@@ -250,7 +269,7 @@ def of_model(path, model, preprocessing):
     assumed = ' (none stands in the model; see --preprocessing)' * (preprocessing is None)
     said = [f'preprocessing {prepare.mode}{assumed}'] * (prepare.mode != 'none') + ['preprocessing in the model'] * inside
     default = 'sigmoid' if model.output_shape[-1] == 1 else 'softmax'
-    return Network(path, with_pixels(layers, prepare, size), read, prepare, size, reverses(prepare, size), end or default,
+    return Network(path, with_pixels(layers, prepare, size), read, prepare, size, keeps_places(prepare, size), reverses(prepare, size), end or default,
                    ' and '.join(said) or 'no preprocessing', keras=model, plain=end is None)
 
 
@@ -295,7 +314,7 @@ def of_weights(path, model, preprocessing, known):
     prepare, size = Preparation(preprocessing), (SIZE, SIZE, 3)
     said = f'{model}, preprocessing {preprocessing}'
     said = said if known else f'taken for {said}, ReLU between dense layers, {end} at the end'
-    return Network(path, with_pixels(layers, prepare, size), read, prepare, size, reverses(prepare, size), end, said, classes,
+    return Network(path, with_pixels(layers, prepare, size), read, prepare, size, True, reverses(prepare, size), end, said, classes,
                    files=files)
 
 
