@@ -6,7 +6,7 @@ import struct
 import zlib
 
 import numpy as np
-from PIL import Image, features
+from PIL import Image
 import pytest
 from small_vgg import photograph, script_in
 
@@ -191,7 +191,7 @@ BAD_PICTURES = {  # name: file name, contents or None for no file
     'below a file': ('small.npz/bad.jpg', None),
     'name with a newline': ('bad\nname.jpg', b'text'),
 }
-if features.check('avif'):  # Pillow has it since 11.3
+if '.avif' in Image.registered_extensions():  # Pillow has it since 11.3
     BAD_PICTURES.update({'truncated AVIF': ('bad.avif', encoded('AVIF', 0.5)),
                          'AVIF without a picture': ('bad.avif', encoded('AVIF').replace(b'iloc', b'free'))})
 
