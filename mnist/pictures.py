@@ -319,15 +319,24 @@ def draw(image, heatmaps, title):
     for i, (label, pixels) in enumerate(panels.items()):
         left = 8 + i * (side + 8)
         sheet.paste(Image.fromarray(pixels).resize((side, side), Image.Resampling.NEAREST), (left, bar))
-        pen.text((left + side / 2, bar / 2), label, 'black', fitting_font(label, side), anchor='mm')
+        lines, font = fitted(label, side)
+        pen.text((left + side / 2, bar / 2), lines, 'black', font, anchor='mm', align='center', spacing=1)
         pen.rectangle((left, bar, left + side - 1, bar + side - 1), outline='grey')
     return sheet
 
 
-def fitting_font(text, width):
-    """The largest font, up to 16 pixels, in which the text is no wider than `width`."""
-    for size in range(16, 8, -1):
-        font = ImageFont.load_default(size)
-        if font.getlength(text) <= width:
+def fitted(text, width):
+    """The text, on two lines where one would be small, and the largest font, up to 15 pixels, in which it is no wider than `width`:
+    matplotlib's, as in all figures."""
+    words = text.split(' ')
+    broken = [' '.join(words[:i]) + '\n' + ' '.join(words[i:]) for i in range(1, len(words))] or [text]
+    halves = min(broken, key=longest)
+    for size, lines in [(size, text) for size in range(15, 11, -1)] + [(size, halves) for size in range(11, 7, -1)]:
+        font = ImageFont.truetype(os.path.join(matplotlib.get_data_path(), 'fonts', 'ttf', 'DejaVuSans.ttf'), size)
+        if max(map(font.getlength, lines.split('\n'))) <= width:
             break
-    return font
+    return lines, font
+
+
+def longest(lines):
+    return max(map(len, lines.split('\n')))

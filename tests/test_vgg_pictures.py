@@ -233,3 +233,13 @@ def test_folder_with_pictures_and_other_files(lrp):
     photograph(Path('in/a.JPEG'), format='JPEG')
     end = lrp('in')
     assert (end.status, end.err, len(end.out)) == (0, [], 1)
+
+
+@pytest.mark.parametrize('folder', ['mnist', 'vgg'])
+def test_long_titles_are_legible(folder):
+    """On two lines rather than in small letters, none wider than its panel; short ones as large as all."""
+    fitted = scripts(folder).pictures.fitted
+    lines, font = fitted('panda 1.00 rather than cougar (body) 0.00', 177)
+    assert lines == 'panda 1.00 rather than\ncougar (body) 0.00' and font.size == 11
+    assert max(map(font.getlength, lines.split('\n'))) <= 177
+    assert fitted('kite 0.98', 177)[0] == 'kite 0.98' and fitted('kite 0.98', 177)[1].size == 15

@@ -206,19 +206,28 @@ def panels(photograph, rows, cmap, columns=COLUMNS):
         for j, (label, image) in enumerate(line):
             left = gap + j * (width + gap)
             sheet.paste(image, (left, top))
-            pen.text((left + width / 2, top - bar / 2), label, 'black', fitting_font(label, width), anchor='mm')
+            lines, font = fitted(label, width)
+            pen.text((left + width / 2, top - bar / 2), lines, 'black', font, anchor='mm', align='center', spacing=1)
             if image is not photograph:
                 pen.rectangle((left, top, left + width - 1, top + height - 1), outline='lightgrey')
     return sheet
 
 
-def fitting_font(text, width):
-    """The largest font, up to 17 pixels, in which the text is no wider than `width`."""
-    for size in range(17, 8, -1):
-        font = ImageFont.load_default(size)
-        if font.getlength(text) <= width:
+def fitted(text, width):
+    """The text, on two lines where one would be small, and the largest font, up to 15 pixels, in which it is no wider than `width`:
+    matplotlib's, as in all figures."""
+    words = text.split(' ')
+    broken = [' '.join(words[:i]) + '\n' + ' '.join(words[i:]) for i in range(1, len(words))] or [text]
+    halves = min(broken, key=longest)
+    for size, lines in [(size, text) for size in range(15, 11, -1)] + [(size, halves) for size in range(11, 7, -1)]:
+        font = ImageFont.truetype(os.path.join(matplotlib.get_data_path(), 'fonts', 'ttf', 'DejaVuSans.ttf'), size)
+        if max(map(font.getlength, lines.split('\n'))) <= width:
             break
-    return font
+    return lines, font
+
+
+def longest(lines):
+    return max(map(len, lines.split('\n')))
 
 
 def sheet_height(rows, heatmaps, columns=COLUMNS):
