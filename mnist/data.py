@@ -8,7 +8,7 @@ from script import check_regular, check_size, declared
 
 
 def load(path, *splits):
-    """Reads splits of the data set: 'train', 'validation' (the last sixth of the file's training part), 'test'.
+    """Reads splits of the data set: 'train' (of the file's training part all but the last sixth), 'validation' (that sixth), 'test'.
 
     Returns one (images [n, 28, 28] uint8, labels [n] int64) per split. Raises FileNotFoundError, or ValueError for any other file.
     """

@@ -107,7 +107,7 @@ def table(results, steps):
     then which areas are not distinguishable."""
     points = [steps // 4, steps // 2, steps]
     area = {key: areas(logits) for key, (logits, _) in results.items()}
-    methods = sorted({method for method, _ in results}, key=lambda method: -area[method, WAYS[0]].mean())
+    methods = sorted(once(method for method, _ in results), key=lambda method: -area[method, WAYS[0]].mean())
     lines = [f'{"area":>18} ' + ' '.join(f'{way:>21}' for way in WAYS) + '  accuracy after '
              + ' '.join(f'{PIXELS_PER_STEP * k:>6} px' for k in points)]
     for method in methods:

@@ -97,6 +97,7 @@ COMPOSITES = {  # --rule: of each layer's kind and name the first pattern that f
 
 
 def rule_of(composite, layer):
+    """The rule of a layer."""
     return next(rule for pattern, rule in COMPOSITES[composite] if fnmatch(f'{layer.kind} {layer.name}', pattern))
 
 
@@ -197,6 +198,7 @@ class Explainer:
 
 
 def total(r):
+    """The sum of relevance [n, ...] of each digit, in float64: [n]."""
     return tf.reduce_sum(tf.cast(r, tf.float64), list(range(1, r.shape.rank)))
 
 
@@ -409,6 +411,7 @@ def parse(argv):
 
 
 def index(text):
+    """An option's value: the number of a test digit, or 'all'."""
     if text != 'all' and not text.isdecimal():
         raise argparse.ArgumentTypeError(f'{text} is neither the number of a test digit nor: all')
     return text if text == 'all' else int(text)

@@ -48,7 +48,7 @@ class Weights:
 
     def __init__(self, name, w, b):
         self.name, self.w, self.b = name, w, b
-        self.kept, self.parts = [], {}
+        self.parts = {}
 
     def read(self):
         """The same, read from its variables once: TensorFlow computes equal ops on the same tensor once."""
@@ -59,7 +59,6 @@ class Weights:
         if change not in self.parts:
             variable = tf.get_variable(f'{self.name}/{change}', initializer=value, trainable=False, use_resource=True,
                                        collections=[tf.GraphKeys.LOCAL_VARIABLES])
-            self.kept.append(variable)
             self.parts[change] = variable.read_value()
         return self.parts[change]
 

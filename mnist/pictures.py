@@ -34,13 +34,14 @@ def digit(path):
     except Exception as error:  # Pillow raises of all kinds
         raise ValueError(f'{path}: not a picture that can be read ({error})'.replace('\n', ' ')) from None
     try:
-        return centre(shrink(ink_of_small(grey) if max(grey.shape) <= SMALL else find(shrunk(grey, WORK))))
+        return centre(to_size(ink_of_small(grey) if max(grey.shape) <= SMALL else find(shrunk(grey, WORK))))
     except ValueError as error:
         raise ValueError(f'{path}: nothing like one digit found ({error})') from None
 
 
 def to_grey(image):
-    """[h, w] float64 in [0, 1]; what is transparent becomes white paper, or black where the ink itself is white."""
+    """[h, w] float64 in [0, 1] (from -1, where the file has negative values); what is transparent becomes white paper, or black where
+    the ink itself is white."""
     if image.mode.startswith('I') or image.mode == 'F':
         values = np.asarray(image, np.float64)
         if not np.isfinite(values).all():
@@ -82,8 +83,8 @@ def find(grey):
         dark, ground = darkness(values)
         seed, free = strongest(dark)
         contrast = (dark * ground)[seed]
-        if contrast.size and np.quantile(contrast, 0.9) > FAINTEST and away[seed].sum() > 0.3 * contrast.sum():  # else not ink but
-            # paper grain, or a space that strokes enclose
+        grain = not contrast.size or np.quantile(contrast, 0.9) <= FAINTEST  # of the paper
+        if not grain and away[seed].sum() > 0.3 * contrast.sum():  # else a space that strokes enclose
             found.append((free, np.sum(away[seed] ** 3), dark, seed))
     if not found:
         raise ValueError('the picture is of one shade' if np.ptp(above) < 0.1 else 'no strokes that stand free on even ground')
@@ -273,15 +274,18 @@ def cropped(dark, seed):
 def cut(dark, keep, level, weak):
     """Cuts out what is kept and a pixel around it, scaled from 0 below `weak` to 1 at `level`."""
     keep = running_max(np.pad(keep, 1), 3)
-    ink = np.where(keep, np.clip((dark - 0.8 * weak) / (level - 0.8 * weak), 0, 1), 0)
+    return trimmed(np.where(keep, np.clip((dark - 0.8 * weak) / (level - 0.8 * weak), 0, 1), 0))
+
+
+def trimmed(ink):
+    """The ink without the empty rows and columns around it."""
     rows, columns = np.flatnonzero(ink.max(1)), np.flatnonzero(ink.max(0))
     return ink[rows[0]:rows[-1] + 1, columns[0]:columns[-1] + 1]
 
 
-def shrink(ink):
-    """Cuts out the ink and scales its longer side to 20 pixels."""
-    rows, columns = np.flatnonzero(ink.max(1)), np.flatnonzero(ink.max(0))
-    ink = ink[rows[0]:rows[-1] + 1, columns[0]:columns[-1] + 1]
+def to_size(ink):
+    """The ink, trimmed, its longer side scaled to the 20 pixels of MNIST's; its largest value becomes 1."""
+    ink = trimmed(ink)
     height, width = (max(1, round(20 * side / max(ink.shape))) for side in ink.shape)
     ink = np.asarray(Image.fromarray(ink.astype(np.float32)).resize((width, height), Image.Resampling.BILINEAR))
     return ink / ink.max()
@@ -311,7 +315,7 @@ def plain(image, r):
 
 
 def draw(image, heatmaps, title):
-    """Draws a digit beside its heatmaps {rule: [28, 28]}."""
+    """A digit under its title, beside its heatmaps {label: relevance [28, 28]}, as an image."""
     side, bar = 252, 28
     panels = {title: np.repeat(np.uint8(255 * image)[..., None], 3, -1), **{rule: colour(r) for rule, r in heatmaps.items()}}
     sheet = Image.new('RGB', (len(panels) * (side + 8) + 8, side + bar + 8), 'white')

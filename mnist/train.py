@@ -61,6 +61,7 @@ class Trainer:
         return tf.get_variable(name, initializer=tf.constant(value), trainable=False, use_resource=True)
 
     def build_training(self, logits, weights, rate):
+        """Makes `train`, what a step runs, and `average`, which gives a weight's running average."""
         cost = tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(labels=self.labels, logits=logits))
         accuracy = tf.reduce_mean(tf.cast(tf.equal(tf.argmax(logits, 1), self.labels), tf.float32))
         penalty = L2 * tf.add_n([tf.nn.l2_loss(each.w) for each in weights.values()])
@@ -101,6 +102,7 @@ class Trainer:
                 print(f'{checkpoint} is damaged: going on from the one before')
 
     def save(self, logdir):
+        """Writes a checkpoint from which the training can go on."""
         self.write(self.saver, logdir / 'last')
 
     def write(self, saver, path, *note):
@@ -113,6 +115,7 @@ class Trainer:
             raise OSError(f'cannot write checkpoint {path} ({reason[:200]}); what was saved before stays') from None
 
     def accuracy(self, images, labels):
+        """The share of digits [n, 28, 28], uint8, that the averaged weights classify right."""
         right = [self.session.run(self.predicted, {self.images: images[i:i + 500]}) == labels[i:i + 500]
                  for i in range(0, len(images), 500)]
         return float(np.concatenate(right).mean())
@@ -134,18 +137,18 @@ def warped(pixels, warps):
     return tf.ensure_shape(result, pixels.shape)
 
 
-def train_epoch(trainer, number, batches, done, total, logdir, writer):
-    """Trains on one epoch's batches, of which `done` of `total` were trained on before an interruption."""
+def train_epoch(trainer, epoch, batches, done, total, logdir, writer):
+    """Trains on the batches of an epoch, counted from 0, that are left: `done` of its `total` were trained on before an interruption."""
     bar, sums = progress_bar(total, 'step', ['cost', 'accuracy']), np.zeros(2)
     for i, (images, warps, labels) in enumerate(batches, done + 1):
         feed = {trainer.images: images, trainer.warps: warps, trainer.labels: labels}
         _, cost, accuracy, summary = trainer.session.run(trainer.train, feed)
         if i % 10 == 0:
-            writer.add_summary(summary, number * total + i)
+            writer.add_summary(summary, epoch * total + i)
+        if not np.isfinite(cost):
+            raise ValueError(f'the cost is {cost} after step {epoch * total + i}: train with a lower --learning-rate, in another --logdir')
         if i % SAVE_EVERY == 0 and i < total:
             trainer.save(logdir)
-        if not np.isfinite(cost):
-            raise ValueError(f'the cost is {cost} after step {number * total + i}: train with a lower --learning-rate, in another --logdir')
         sums += cost, accuracy
         bar.update(i, zip(['cost', 'accuracy'], sums / (i - done)))  # means over this epoch's steps, as far as this run made them
 

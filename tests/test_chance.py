@@ -1,4 +1,6 @@
 """Seeds, intervals and what is not distinguishable: script.py, on data whose answer is known."""
+import os
+
 from conftest import scripts
 import numpy as np
 import pytest
@@ -35,3 +37,13 @@ def test_differences_are_paired():
     assert 'a ~ a again' in lines and 'a ~ c' in lines and 'a ~ b' not in lines
     assert script.alike({'a': pictures, 'b': pictures + 1}) == 'none'
     assert abs(pictures.mean() - values['b'].mean()) < 0.2 * np.diff(script.interval(script.resampled(pictures)))[0]
+
+
+def test_sweeping_leaves_what_is_not_its_own(tmp_path):
+    """Names that begin alike but say nothing of a process, and files of a process that runs."""
+    host = os.uname().nodename[:40]
+    names = ['.unfinished-foo', '.unfinished-a-b-c', f'.unfinished-{host}-{os.getpid()}-1.jpg', 'x.jpg']
+    for name in [*names, f'.unfinished-{host}-999999999-1.jpg']:
+        (tmp_path / name).write_bytes(b'')
+    script.sweep(tmp_path)
+    assert sorted(os.listdir(tmp_path)) == sorted(names)

@@ -5,6 +5,7 @@ from pathlib import Path
 import struct
 import zlib
 
+from conftest import scripts
 import numpy as np
 from PIL import Image
 import pytest

@@ -273,3 +273,18 @@ def test_archive_that_unpacks_to_more_than_it_can_hold_is_not_unpacked(lrp, tmp_
     rewritten(tmp_path / 'whole.keras', tmp_path / 'bomb.keras', lambda name, data: data if name.endswith('.json') else bytes(3 * 10 ** 8))
     monkeypatch.setattr(zipfile.ZipFile, 'extract', None)
     assert '300 MB' in lrp(tmp_path / 'bomb.keras').err[0]
+
+
+def test_every_compressed_array_is_tried(tmp_path):
+    """Not the first alone."""
+    h5py = scripts('vgg').formats.h5py
+    with h5py.File(tmp_path / 'w.h5', 'w') as file:
+        for name in 'abc':
+            file.create_dataset(name, data=np.random.default_rng(0).random((50, 50)), compression='gzip')
+        place = file['b'].id.get_chunk_info(0).byte_offset
+    scripts('vgg').formats.check_reading(tmp_path / 'w.h5')
+    content = bytearray((tmp_path / 'w.h5').read_bytes())
+    content[place + 100:place + 2000] = bytes(1900)
+    (tmp_path / 'w.h5').write_bytes(content)
+    with pytest.raises(ValueError, match='damaged'):
+        scripts('vgg').formats.check_reading(tmp_path / 'w.h5')

@@ -1,7 +1,7 @@
 """Keras's layers in a chain, each made an entry of a layer table, named as VGG's are by its place.
 
 Conv2D, Dense, ReLU and linear activations, max, average and global pooling, Flatten; batch normalisation is folded into the layers
-beside it; softmax or sigmoid at the end is taken off; what only trains is left out. Anything else is refused by its name.
+beside it; softmax or sigmoid at the end is taken off; what only trains or does nothing is left out. Anything else is refused by its name.
 """
 import math
 
@@ -10,12 +10,13 @@ import numpy as np
 from script import keras
 from model import Layer
 
-TRAINING_ONLY = {'Dropout', 'SpatialDropout2D', 'AlphaDropout', 'GaussianDropout', 'GaussianNoise', 'ActivityRegularization', 'Identity'}
+LEFT_OUT = {'Dropout', 'SpatialDropout2D', 'AlphaDropout', 'GaussianDropout', 'GaussianNoise', 'ActivityRegularization', 'Identity'}
 CAN = ('what can be explained is a chain of Conv2D, Dense, ReLU, pooling, Flatten and BatchNormalization, with softmax, sigmoid or '
        'nothing at its end and any preprocessing before its first convolution')
 
 
 def refuse(name, reason):
+    """Raises ValueError: the layer of this name cannot be explained, why, and what can be."""
     raise ValueError(f'layer {name}: {reason}; {CAN}')
 
 
@@ -118,13 +119,13 @@ def activate(chain, name, function):
     elif function in ('softmax', 'sigmoid'):
         chain.end = function
     elif function != 'linear':
-        refuse(name, f'its activation is {function if isinstance(function, str) else "not one of Keras"}')
+        refuse(name, f'its activation is {function if isinstance(function, str) else "a function of its own"}')
 
 
 def take(chain, layer):
     """Adds one of Keras's layers to the chain. Raises ValueError that names it if it cannot be explained."""
     kind = kind_of(layer)
-    if kind in TRAINING_ONLY:
+    if kind in LEFT_OUT:
         return
     if chain.end:
         refuse(layer.name, f'it follows the {chain.end}')
@@ -169,10 +170,10 @@ def take_padding(chain, layer):
 def take_normalisation(chain, layer):
     if layer.axis not in (-1, len(chain.shape)):
         refuse(layer.name, f'it normalises axis {layer.axis}, not the channels')
-    mean, variance = (np.float64(each) for each in (layer.moving_mean, layer.moving_variance))
-    scale = (np.float64(layer.gamma) if layer.scale else 1.0) / np.sqrt(variance + layer.epsilon)
     if chain.padding is not None:
         refuse(layer.name, 'ZeroPadding2D before it')
+    mean, variance = (np.float64(each) for each in (layer.moving_mean, layer.moving_variance))
+    scale = (np.float64(layer.gamma) if layer.scale else 1.0) / np.sqrt(variance + layer.epsilon)
     chain.scale(layer.name, scale, (np.float64(layer.beta) if layer.center else 0.0) - mean * scale)
 
 
@@ -187,7 +188,9 @@ def take_pooling(chain, layer):
 
 
 def take_flatten(chain, layer):
-    if kind_of(layer) == 'Reshape' and math.prod(layer.target_shape) not in (-1, math.prod(chain.shape)) or chain.padding is not None:
+    if chain.padding is not None:
+        refuse(layer.name, 'ZeroPadding2D before it')
+    if kind_of(layer) == 'Reshape' and math.prod(layer.target_shape) not in (-1, math.prod(chain.shape)):
         refuse(layer.name, 'it does not flatten the maps')
     if len(chain.shape) == 3:
         if chain.scaling:

@@ -29,8 +29,6 @@ from pipeline import add_network_options, batches
 
 GRID = 14  # regions in a row and in a column: of 16x16 pixels in a picture of 224x224
 REGIONS_PER_STEP = 5
-
-
 BLIND = ['edges', 'centre', 'random']  # orders that know of no class
 
 
@@ -52,21 +50,21 @@ def drawn(seed, numbers, repeat, shape):
     return np.stack(noise), np.stack([generator(seed, 'random', repeat, i).random(GRID * GRID) for i in numbers])
 
 
-def edges(side):
+def borders(side):
     """Where the regions of a side begin, and its end."""
     return np.linspace(0, side, GRID + 1).round().astype(int)
 
 
 def by_region(r):
     """Relevance [n, h, w, channels] summed over each region: [n, 196]."""
-    rows = np.add.reduceat(r.sum(-1, dtype=np.float64), edges(r.shape[1])[:-1], 1)
-    return np.add.reduceat(rows, edges(r.shape[2])[:-1], 2).reshape(len(r), -1)
+    rows = np.add.reduceat(r.sum(-1, dtype=np.float64), borders(r.shape[1])[:-1], 1)
+    return np.add.reduceat(rows, borders(r.shape[2])[:-1], 2).reshape(len(r), -1)
 
 
 def perturbed(images, regions, noise, steps):
     """Yields the images [n, h, w, channels] after each step, with the next regions [n, 196] replaced by noise."""
     images = images.copy()
-    rows, columns = edges(images.shape[1]), edges(images.shape[2])
+    rows, columns = borders(images.shape[1]), borders(images.shape[2])
     for step in range(steps):
         for image, grain, chosen in zip(images, noise, regions[:, step * REGIONS_PER_STEP:(step + 1) * REGIONS_PER_STEP]):
             for y, x in zip(chosen // GRID, chosen % GRID):
@@ -123,7 +121,7 @@ def draw(results, composites):
 def table(results):
     """A line per method, the largest AOPC first; then which are not distinguishable."""
     area = {key: aopc(logits) for key, logits in results.items()}
-    methods = sorted({method for method, _ in results}, key=lambda method: -area[method, 'most'].mean())
+    methods = sorted(once(method for method, _ in results), key=lambda method: -area[method, 'most'].mean())
     lines = [f'{"AOPC":>20} {"most relevant first":>22} {"least relevant first":>22}']
     for method in methods:
         cells = [mean_and_interval(area[method, which]) if (method, which) in area else '' for which in ('most', 'least')]

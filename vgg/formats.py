@@ -10,7 +10,7 @@ import zipfile
 import h5py
 import numpy as np
 
-from script import check_size, declared
+from script import array_header, check_size, declared
 
 VGG_NAME = re.compile(r'block\d+_conv\d+|fc\d+|predictions')
 SAVE_WHOLE = "save the whole model, by model.save('my.keras') in Keras, then it can be read as it is"
@@ -70,11 +70,14 @@ total = 0
 def add(name, item):
     global total
     total += item.nbytes if isinstance(item, h5py.Dataset) else 0
+def read(name, item):  # what does not lie in one piece, and may be compressed
+    if isinstance(item, h5py.Dataset) and item.chunks:
+        item[()]
 with h5py.File(sys.argv[1], 'r') as file:
     file.visititems(add)
     if total <= float(sys.argv[2]):
-        file.visititems(lambda name, item: item[()] is None if isinstance(item, h5py.Dataset) and item.chunks else None)
-print(total)"""  # what does not lie in one piece, and may be compressed, is read
+        file.visititems(read)
+print(total)"""
 
 
 def check_reading(path):
@@ -92,10 +95,8 @@ def npz_entries(file):
     """Keys <layer>/kernel and <layer>/bias, in the order of the forward pass; the shapes are read without the arrays."""
     entries = []
     for name in [key[:-len('/kernel')] for key in file.files if key.endswith('/kernel')]:
-        with file.zip.open(f'{name}/kernel.npy') as header:
-            version = np.lib.format.read_magic(header)
-            reader = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-            entries.append(Entry(name, reader(header)[0], partial(read_pair, file, f'{name}/kernel', f'{name}/bias')))
+        with file.zip.open(f'{name}/kernel.npy') as array:
+            entries.append(Entry(name, array_header(array)[0], partial(read_pair, file, f'{name}/kernel', f'{name}/bias')))
     return entries
 
 

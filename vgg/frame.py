@@ -7,8 +7,8 @@ For each picture: which share of what speaks for its class lies on the frame, th
 frame is cut off, the rest enlarged, and the class explained again; and the frame is painted over in the mean colour of what is
 inside, for a class may also lose by being enlarged. A class that hangs on its frame loses more by both than those of other pictures
 do (--others: their mean, with a 95 % interval, bootstrap). Beside the rules stands the share of the picture's edges that lies on
-the frame, a map that knows of no class; which of them foretells the share of the logit that is lost is a rank correlation over all
-pictures with a positive logit.
+the frame, a map that knows of no class. How well each of these shares foretells what share of the logit is lost is given as a rank
+correlation over all pictures with a positive logit.
 
 And the other way round: each frame is laid around the others, made smaller, and once more a plain frame instead, in the mean colour of
 their own outermost pixels: how much does the logit of the framed picture's class rise by either, in pictures of something else?
@@ -22,26 +22,19 @@ import sys
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 import numpy as np
-from PIL import Image
 
 if __name__ == '__main__':  # PYTHONSAFEPATH keeps Python from looking beside the script
     sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from script import Parser, check_spared, count, interval, mean_and_interval, once, progress_bar, spearman, write_report
 from lrp import COMPOSITES, open_evaluation
-from pictures import colour, edge_strength, find
+from pictures import colour, edge_strength, find, resized
 from pipeline import add_network_options, batches, inputs, read_pictures
 from weights import class_names
 
 RULES = ['epsilon-gamma-box', 'deep-taylor']
 EDGES = 'edges'  # what stands beside the rules
 DRAWN = 8  # pictures, at most
-
-
-def resized(image, height, width):
-    """An image [h, w, channels], uint8, at another size, bilinear."""
-    image = Image.fromarray(image if image.shape[-1] == 3 else image[..., 0])
-    return np.asarray(image.resize((width, height), Image.Resampling.BILINEAR)).reshape(height, width, -1)
 
 
 def cut(image, margin):

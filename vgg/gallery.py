@@ -40,9 +40,9 @@ def read_records(folder):
 def entry(name, record):
     """What the page needs of a result."""
     rules = list(record['relevance'])
-    return {'file': quote(name.encode('utf-8', 'surrogateescape')), 'name': printable(Path(record['picture']).name), 'weights': record['weights'], 'classes': list(map(printable, record['classes'])),
-            'probabilities': record['probabilities'], 'logits': record['logits'], 'rules': rules,
-            'sums': [record['relevance'][rule] for rule in rules]}
+    return {'file': quote(name.encode('utf-8', 'surrogateescape')), 'name': encodable(Path(record['picture']).name),
+            'weights': record['weights'], 'classes': list(map(encodable, record['classes'])), 'probabilities': record['probabilities'],
+            'logits': record['logits'], 'rules': rules, 'sums': [record['relevance'][rule] for rule in rules]}
 
 
 def as_csv(records):
@@ -54,13 +54,13 @@ def as_csv(records):
     for name, record in records:
         for k, target in enumerate(record['targets']):
             sums = [record['relevance'][rule][k] if rule in record['relevance'] else '' for rule in rules]
-            lines.writerow([printable(name), printable(record['picture']), record['weights'], target, printable(record['classes'][k]),
+            lines.writerow([encodable(name), encodable(record['picture']), record['weights'], target, encodable(record['classes'][k]),
                             record['options'].get('against') or '', record['probabilities'][k], record['logits'][k], *sums])
     return table.getvalue()
 
 
-def printable(text):
-    """The text as UTF-8 can hold it."""
+def encodable(text):
+    """The text, what UTF-8 cannot hold escaped."""
     return text.encode('utf-8', 'backslashreplace').decode()
 
 
@@ -69,7 +69,7 @@ def page(records):
     data = json.dumps([entry(name, record) for name, record in records], separators=(',', ':')).replace('<', '\\u003c')
     weights = ', '.join(dict.fromkeys(record['weights'] for _, record in records))
     template = (HERE / 'gallery.html').read_text(encoding='utf-8')
-    return template.replace('$TITLE', html.escape(f'Relevance in {len(records)} pictures by {printable(weights)}')).replace('$DATA', data)
+    return template.replace('$TITLE', html.escape(f'Relevance in {len(records)} pictures by {encodable(weights)}')).replace('$DATA', data)
 
 
 def make(args):

@@ -15,7 +15,6 @@ divided by what it started with, the logit: 1 for the rules that conserve, else 
 from fnmatch import fnmatch
 from functools import partial
 import math
-import os
 from pathlib import Path
 import sys
 import time
@@ -32,6 +31,9 @@ from model import Weights, affine, forward, linear, pool, transposed
 from weights import by_keras, class_names, compare, digest, find_target, load, open_network
 from pictures import LAYER_COLUMNS, MAX_SIDE, find, sheet_height
 from pipeline import Files, add_network_options, explain_pictures, first_picture, inputs, left, read_pictures, result_names
+
+VERSION = 1  # of what is computed and drawn: raised when results of before are not to be taken for those of today
+WALKS = 4  # targets of a picture explained in one run: each takes memory of its own
 
 
 # The rules. a: inputs of the layer [n, ...], r: relevance of its outputs. Each returns the relevance of a.
@@ -119,9 +121,24 @@ def gamma(layer, a, weights, r, gamma=0.25):
     return epsilon(layer, a, weights.raised(gamma), r, eps=1e-9)
 
 
+def halves(a):
+    """The positive and the negative part of a, side by side along the channels."""
+    return tf.concat([tf.maximum(a, 0.0), tf.minimum(a, 0.0)], -1)
+
+
+def lifting(layer, weights):
+    """The weights of what lifts z; where inputs can be negative, those of their halves."""
+    return tf.concat([weights.positive, weights.negative], -2) if layer.signed else weights.positive
+
+
+def lowering(layer, weights):
+    """The weights of what lowers z, likewise."""
+    return tf.concat([weights.negative, weights.positive], -2) if layer.signed else weights.negative
+
+
 def gamma_signed(layer, a, weights, r, gamma=0.25):
     """Gamma rule for inputs and outputs of any sign (Andeol et al. 2021): what gives an output its sign counts 1 + gamma times."""
-    x = tf.concat([tf.maximum(a, 0.0), tf.minimum(a, 0.0)], -1)
+    x = halves(a)
     lifts, lowers = tf.concat([weights.positive, weights.negative], -2), tf.concat([weights.negative, weights.positive], -2)
     z = affine(layer, a, weights)
     rises = linear(layer, x, lifts) + tf.maximum(weights.b, 0.0)
@@ -133,8 +150,8 @@ def gamma_signed(layer, a, weights, r, gamma=0.25):
 
 
 def lifted(layer, a, weights, r, share):
-    """Divides by z plus, of its sign, 1e-9 and a share of its root mean square over the image's layer (Montavon et al.'s tutorial,
-    2019)."""
+    """Epsilon rule with an epsilon of its own for each image: 1e-9 and a share of the root mean square of z (Montavon et al.'s
+    tutorial, 2019)."""
     z = affine(layer, a, weights)
     s = r / stabilise(z, 1e-9 + root_mean_square(z, share))
     c = transposed(layer, s, weights.w, a)
@@ -142,6 +159,7 @@ def lifted(layer, a, weights, r, share):
 
 
 def root_mean_square(z, share):
+    """A share of the root mean square of z over each image's layer, [n, 1, ...]; no share of it, no op."""
     if not share:
         return tf.zeros([], z.dtype)
     mean = tf.reduce_mean(tf.square(tf.cast(z, tf.float64)), list(range(1, z.shape.rank)), keepdims=True)
@@ -149,7 +167,7 @@ def root_mean_square(z, share):
 
 
 def mean_pool(layer, a, weights, r, share):
-    """Pooling by its winner explained as if it took the mean, in proportion to the inputs (Montavon et al.'s tutorial, 2019)."""
+    """Max-pooling explained as if it were average pooling: in proportion to the inputs (Montavon et al.'s tutorial, 2019)."""
     z = tf.raw_ops.AvgPool(value=a, **layer.window)
     s = r / stabilise(z, 1e-9 + root_mean_square(z, share))
     c = tf.raw_ops.AvgPoolGrad(orig_input_shape=tf.shape(a), grad=s, **layer.window)
@@ -169,28 +187,16 @@ def fall(layer, a, w, b):
 def alpha_beta(layer, a, weights, r, alpha, beta=None):
     """Alpha-beta rule (Bach et al. 2015, Eq. 60): alpha times what lifts z, less beta = alpha - 1 times what lowers it."""
     beta = alpha - 1 if beta is None else beta
-    x = a if not layer.signed else tf.concat([tf.maximum(a, 0.0), tf.minimum(a, 0.0)], -1)
+    x = halves(a) if layer.signed else a
     lifts, lowers = lifting(layer, weights), lowering(layer, weights) if beta else None
     s = (r if alpha == 1 else alpha * r) / rise(layer, x, lifts, weights.b)
     c = transposed(layer, s, lifts, x)
     if beta:
         s = (r if beta == 1 else beta * r) / fall(layer, x, lowers, weights.b)
         c -= transposed(layer, s, lowers, x)
-    return x * c if not layer.signed else tf.add_n(tf.split(x * c, 2, -1))
+    return tf.add_n(tf.split(x * c, 2, -1)) if layer.signed else x * c
 
 
-def lifting(layer, weights):
-    """The weights of what lifts z; where inputs can be negative, for their positive and negative parts side by side."""
-    return tf.concat([weights.positive, weights.negative], -2) if layer.signed else weights.positive
-
-
-def lowering(layer, weights):
-    """The weights of what lowers z, likewise."""
-    return tf.concat([weights.negative, weights.positive], -2) if layer.signed else weights.negative
-
-
-VERSION = 1  # of what is computed and drawn: raised when results of before are not to be taken for those of today
-WALKS = 4  # targets of a picture explained in one run: each takes memory of its own
 ALPHA1, ALPHA2 = partial(alpha_beta, alpha=1.0), partial(alpha_beta, alpha=2.0)
 PASSED = [('max *', max_pool), ('flatten *', unflatten)]  # layers without weights
 COMPOSITES = {  # --rule: of each layer's place the first pattern that fits decides
@@ -309,9 +315,11 @@ class Explainer:
 
     def build(self, composites):
         """The forward passes and, for each composite and target, the walk back."""
-        layers, start_of_all = self.network.layers, (self.pixels, self.network.layers, self.weights)
-        plain = forward(*start_of_all)
-        passes = {name: forward(*start_of_all, affine_of(name)) if name in WITH_ALPHA2 else plain for name in composites}
+        layers = self.network.layers
+        plain = forward(self.pixels, layers, self.weights)
+        passes = {name: forward(self.pixels, layers, self.weights, affine_of(name)) if name in WITH_ALPHA2 else plain
+                  for name in composites}
+        # the logits are those of a pass that runs anyway
         self.activations = passes[composites[0]] if composites and WITH_ALPHA2.issuperset(composites) else plain
         logits = self.activations[-1]
         self.count = logits.shape[-1]  # of classes
@@ -401,7 +409,8 @@ def weights_of(layers, variables):
 
 
 def by_block(layers, r):
-    """The relevance r[0..L] of the pixels and after each pooling layer, without one after each convolution: {name: [n, h, w]}."""
+    """Of the relevance r[0..L] that of the pixels and after each pooling layer (each convolution, where nothing pools), summed over
+    channels: {name: [n, h, w]}."""
     kinds = ('max', 'mean') if any(layer.kind in ('max', 'mean') for layer in layers) else ('conv',)
     shown = [('pixels', r[0])] + [(layer.name, x) for layer, x in zip(layers, r[1:]) if layer.kind in kinds]
     return {name: tf.reduce_sum(tf.cast(x, tf.float32), -1) for name, x in shown if x.shape.rank == 4}
@@ -447,7 +456,7 @@ def explain(args):
     files = Files(args.results, args.rule, args.cmap, args.layers, args.save_relevance, args.top * args.plain)
     names = result_names(paths, files.endings)
     check_spared(args.results, [file.name for name in names for file in files.of(name)], inputs(args, paths))
-    walks = math.ceil(args.top / math.ceil(args.top / WALKS))
+    walks = math.ceil(args.top / math.ceil(args.top / WALKS))  # runs of equal length: --top 5 takes 3 + 2, not 4 + 1
     explainer = open_explainer(args.rule, paths, args.weights, args.model, args.preprocessing, args.precision, walks)
     classes = class_names(explainer.network, args.classes, explainer.count)
     targets = [-1 - k for k in range(args.top)] if args.target is None else [find_target(args.target, classes)]
@@ -470,7 +479,7 @@ def explain(args):
 
 def check_height(args):
     """Raises ValueError, before any work is done, if a sheet would be higher than a JPEG can be."""
-    height = sheet_height(args.top * len(args.rule), 6, LAYER_COLUMNS) if args.layers else sheet_height(args.top, len(args.rule))
+    height = sheet_height(args.top * len(args.rule), LAYER_COLUMNS - 1, LAYER_COLUMNS) if args.layers else sheet_height(args.top, len(args.rule))
     if height > MAX_SIDE:
         raise ValueError(f'--top {args.top} with {len(args.rule)} rules{" and --layers" * args.layers} makes a picture of {height} pixels '
                          f'height; a JPEG has up to {MAX_SIDE}')

@@ -18,14 +18,13 @@ import time
 
 from matplotlib.figure import Figure
 import numpy as np
-from PIL import Image
 
 if __name__ == '__main__':  # PYTHONSAFEPATH keeps Python from looking beside the script
     sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from script import Parser, alike, count, generator, interval, once, progress_bar, resampled, seed, write_report
 from lrp import COMPOSITES, both_signs, open_evaluation
-from pictures import colour, edge_strength
+from pictures import colour, edge_strength, resized
 from pipeline import add_network_options, batches
 from weights import class_names
 
@@ -36,8 +35,8 @@ SHOWN = ['alpha2beta1', 'epsilon-gamma-box', 'deep-taylor']  # drawn for one mos
 def seen_alone(explainer, images, batch_size):
     """The class that the network sees in each image, or -1 where no class has a probability of at least a half."""
     logits = np.concatenate([explainer.classify(np.stack(batch)) for batch in batches(images, batch_size)])
-    shares = explainer.network.probabilities(logits)
-    return np.where(shares.max(1) >= 0.5, logits.argmax(1), -1)
+    probabilities = explainer.network.probabilities(logits)
+    return np.where(probabilities.max(1) >= 0.5, logits.argmax(1), -1)
 
 
 def draw_four(classes, rng):
@@ -56,9 +55,7 @@ def mosaic(images):
     """Four images [h, w, channels], uint8, as one of the same size."""
     result = np.empty_like(images[0])
     for place, image in zip(quarters(*result.shape[:2]), images):
-        height, width = result[place].shape[:2]
-        small = Image.fromarray(image if image.shape[-1] == 3 else image[..., 0]).resize((width, height), Image.Resampling.BILINEAR)
-        result[place] = np.asarray(small).reshape(height, width, -1)
+        result[place] = resized(image, *result[place].shape[:2])
     return result
 
 
@@ -119,8 +116,8 @@ def summarise(shares):
 
 
 def table(results):
-    """A line per method, the largest share first."""
-    alone = {method: means(shares)[0] for (method, contrast), shares in results.items() if not contrast}
+    """A line per method, the largest share first; then which are not distinguishable, classes weighing alike as in the means."""
+    alone = {method: np.nansum(shares, 1) for (method, contrast), shares in results.items() if not contrast}
     lines = [f'{"share in its own quarter":>24} {"alone":>20} {"held against the others":>26}']
     for method in sorted(alone, key=lambda method: -summarise(results[method, False])[0]):
         cells = ['{:.2f} [{:.2f}, {:.2f}]'.format(*summarise(results[method, contrast])) if (method, contrast) in results else ''
@@ -132,7 +129,7 @@ def table(results):
 
 def draw(results, example, names, maps):
     """Bars of all methods, above one mosaic with the heatmaps of its four classes for some rules."""
-    methods = sorted({method for method, _ in results}, key=lambda method: summarise(results[method, False])[0])
+    methods = sorted(once(method for method, _ in results), key=lambda method: summarise(results[method, False])[0])
     figure = Figure(figsize=(11, 5 + 2.3 * len(maps)), dpi=90, layout='constrained')
     upper, lower = figure.subfigures(2, 1, height_ratios=[4.6, 2.3 * len(maps)])
     axes = upper.subplots()

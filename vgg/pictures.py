@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps, PngImagePlugin
 
 from script import check_regular, encoded, write
 
-HEIGHT = 288  # of a panel, in pixels
+HEIGHT, GAP, BAR = 288, 8, 28  # pixels: a panel, between panels, the line above each; gallery.html cuts sheets by the same
 COLUMNS, LAYER_COLUMNS = 6, 7  # panels in a line; with VGG's five pooling layers, the pixels and the photograph
 PERCENTILE = 99.5  # of |relevance| that gets the colour map's end: single pixels must not pale all others
 BITS_PER_SAMPLE, MAX_SAMPLE_VALUE = 258, 281  # tags of TIFF
@@ -75,7 +75,7 @@ class Picture(NamedTuple):
     """A picture that was read."""
 
     photograph: Image.Image  # for drawing: RGB, a panel high, a third of a panel to three wide
-    seen: np.ndarray  # what the network sees, uint8, of its size: the whole picture, squashed, bilinear; of that size as it is
+    seen: np.ndarray  # what the network sees, uint8: the whole picture, squashed to its size, bilinear, if it has another one
     note: str = ''  # what was assumed of it
     cut: bool = False  # whether the photograph is what the network's first layer sees, which is not the whole picture as it lies
 
@@ -96,10 +96,19 @@ def drawn(network, picture):
     """The picture as it is drawn: where the network's own layers cut or turn it, what the first layer that is explained sees of it."""
     if network.whole:
         return picture
-    seen = network.first_sees(picture.seen)
-    image = Image.fromarray(seen if seen.shape[-1] == 3 else seen[..., 0]).convert('RGB')
+    image = image_of(network.first_sees(picture.seen)).convert('RGB')
     note = '; '.join(filter(None, [picture.note, 'drawn as the network cuts it']))
     return picture._replace(photograph=panel(image), note=note, cut=True)
+
+
+def image_of(pixels):
+    """Pixels [h, w, channels], uint8, RGB or grey, as one of Pillow's images."""
+    return Image.fromarray(pixels if pixels.shape[-1] == 3 else pixels[..., 0])
+
+
+def resized(pixels, height, width):
+    """Pixels [h, w, channels], uint8, at another size, bilinear."""
+    return np.asarray(image_of(pixels).resize((width, height), Image.Resampling.BILINEAR)).reshape(height, width, -1)
 
 
 def squashed(image, size):
@@ -131,7 +140,9 @@ def stated_white(image):
     """The value of white that a TIFF file gives for its grey, or None."""
     tags = getattr(image, 'tag_v2', {})
     (bits, *_), stated = tags.get(BITS_PER_SAMPLE, (16,)), tags.get(MAX_SAMPLE_VALUE)
-    return np.max(stated) if stated is not None else None if bits in (16, 32) else 2 ** bits - 1
+    if stated is not None:
+        return np.max(stated)
+    return None if bits in (16, 32) else 2 ** bits - 1
 
 
 def to_rgb(image, stated):
@@ -194,20 +205,19 @@ def panels(photograph, rows, cmap, columns=COLUMNS):
 
     A row of more panels than columns goes on in the next line.
     """
-    gap, bar = 8, 28
     width, height = photograph.size
     cells = [[(title, photograph)] + [(label, colour(r, photograph.size, cmap)) for label, r in heatmaps.items()]
              for title, heatmaps in rows]
     lines = [row[start:start + columns] for row in cells for start in range(0, len(row), columns)]
-    sheet = Image.new('RGB', (gap + max(map(len, lines)) * (width + gap), len(lines) * (bar + height + gap)), 'white')
+    sheet = Image.new('RGB', (GAP + max(map(len, lines)) * (width + GAP), len(lines) * (BAR + height + GAP)), 'white')
     pen = ImageDraw.Draw(sheet)
     for i, line in enumerate(lines):
-        top = i * (bar + height + gap) + bar
+        top = i * (BAR + height + GAP) + BAR
         for j, (label, image) in enumerate(line):
-            left = gap + j * (width + gap)
+            left = GAP + j * (width + GAP)
             sheet.paste(image, (left, top))
             lines, font = fitted(label, width)
-            pen.text((left + width / 2, top - bar / 2), lines, 'black', font, anchor='mm', align='center', spacing=1)
+            pen.text((left + width / 2, top - BAR / 2), lines, 'black', font, anchor='mm', align='center', spacing=1)
             if image is not photograph:
                 pen.rectangle((left, top, left + width - 1, top + height - 1), outline='lightgrey')
     return sheet
@@ -232,7 +242,7 @@ def longest(lines):
 
 def sheet_height(rows, heatmaps, columns=COLUMNS):
     """How high the sheet of so many rows of heatmaps becomes, in pixels."""
-    return rows * -(-(1 + heatmaps) // columns) * (28 + HEIGHT + 8)
+    return rows * -(-(1 + heatmaps) // columns) * (BAR + HEIGHT + GAP)
 
 
 def write_plain(path, image, rule):

@@ -1,5 +1,7 @@
-"""A list of pictures through the network and into files: decoded ahead and drawn behind by other threads, whatever their number; shared
-out among machines, gone on with after an interruption.
+"""Takes a list of pictures, of any length, through the network and into files.
+
+One thread decodes the pictures ahead of the network, another one draws and writes behind it. Several machines share a list; after an
+interruption the same command goes on where it stopped.
 
 Each result's JPEG comment is the only record of what was done: a picture is finished when its JPG, written last, says so.
 """
@@ -137,7 +139,8 @@ def worker():
             resolver = resolvers.TFConfigClusterResolver()
             spec, own = resolver.cluster_spec().as_dict(), (resolver.task_type, resolver.task_id)
         elif int(os.environ.get('SLURM_STEP_NUM_TASKS', 1)) > 1:
-            resolver = resolvers.SlurmClusterResolver(gpus_per_node=int(os.environ['SLURM_STEP_NUM_TASKS']), gpus_per_task=1, auto_set_gpu=False)
+            gpus = int(os.environ['SLURM_STEP_NUM_TASKS'])  # one for each task, though there may be none: else it refuses
+            resolver = resolvers.SlurmClusterResolver(gpus_per_node=gpus, gpus_per_task=1, auto_set_gpu=False)
             spec, own = resolver.cluster_spec().as_dict(), resolver.get_task_info()
         else:
             return 0, 1
@@ -183,6 +186,7 @@ def finished(waiting):
 
 
 def batches(items, size):
+    """Yields lists of `size` items, in order; the last one may be shorter."""
     batch = []
     for item in items:
         batch.append(item)
@@ -239,8 +243,8 @@ def plain_ending(rule, k, kind):
 
 def left(names, paths, files, overwrite):
     """The jobs that are left to this worker: [(name, path)]; how many are done; a line for each whose place is taken."""
-    number, count = worker()
-    jobs, broken = list(zip(names, paths))[number::count], []
+    own, workers = worker()
+    jobs, broken = list(zip(names, paths))[own::workers], []
     if overwrite:
         return jobs, 0, broken
     there, endings, todo = set(os.listdir(files.folder)), files.endings, []
@@ -305,15 +309,15 @@ def explain_batch(explainer, images, targets, against, blocks):
     return [{key: value[i] for key, value in results.items()} for i in range(len(images))]
 
 
-def save(name, path, picture, stamp, results, shares, against, files):
-    """Draws and writes all files of one picture, the JPG last; shares: the probabilities of the classes. Returns the lines to print.
+def save(name, path, picture, stamp, results, probabilities, against, files):
+    """Draws and writes all files of one picture, the JPG last. Returns the lines to print.
 
     Raises ValueError if a number in the results is not finite, OSError if they cannot be written.
     """
     for key, values in results.items():
         if not np.isfinite(values).all():
             raise ValueError(f'{path}: {key} is not finite, so nothing is drawn: the weights are too large for this precision')
-    targets = [Target(k, results, shares, against, files) for k in range(len(results['targets']))]
+    targets = [Target(k, results, probabilities, against, files) for k in range(len(results['targets']))]
     if files.numbers:
         arrays = {key: value for key, value in results.items() if key.startswith('relevance/')}
         arrays.update(image=picture.seen, logits=results['logits'], targets=results['targets'])
@@ -327,7 +331,7 @@ def save(name, path, picture, stamp, results, shares, against, files):
                 for target in targets for rule, label in target.labels.items()]
         write_picture(files.folder / f'{name}_layers.jpg', panels(picture.photograph, rows, files.cmap, LAYER_COLUMNS), {'relevance': 'layers'})
     rows = [(target.heading, {target.labels[rule]: r for rule, r in target.maps.items()}) for target in targets]
-    record = dict(files.run, picture=os.fspath(path), stamp=stamp, **record_of(targets, results, shares, files))
+    record = dict(files.run, picture=os.fspath(path), stamp=stamp, **record_of(targets, results, probabilities, files))
     write_picture(files.folder / f'{name}.jpg', panels(picture.photograph, rows, files.cmap), record)
     note = f' ({picture.note})' if picture.note else ''
     return [f'{path}: {target.title}, logit {target.logit:.3f}, {sums_of(target.maps, target.starts)}{note}' for target in targets]
@@ -348,10 +352,10 @@ def save_plain(name, path, picture, targets, files):
 class Target:
     """What is said and drawn of the k-th target of a picture."""
 
-    def __init__(self, k, results, shares, against, files):
+    def __init__(self, k, results, probabilities, against, files):
         index = results['targets'][k]
-        other = '' if against is None else f' rather than {files.classes[against]} {shares[against]:.2f}'
-        self.k, self.logit, self.title = k, results['logits'][index], f'{files.classes[index]} {shares[index]:.2f}{other}'
+        other = '' if against is None else f' rather than {files.classes[against]} {probabilities[against]:.2f}'
+        self.k, self.logit, self.title = k, results['logits'][index], f'{files.classes[index]} {probabilities[index]:.2f}{other}'
         self.maps = {rule: results[f'relevance/{rule}'][k].sum(-1) for rule in files.rules}
         self.starts = {rule: start_of(results[f'started/{rule}'][k], self.logit, against is not None) for rule in files.rules}
         self.labels = {rule: f'{rule}: {name.split()[0]}' if name.startswith(('evidence', NOTHING)) else rule
@@ -360,11 +364,11 @@ class Target:
         self.heading = self.title if plain else f'{self.title} (logit {self.logit:.2f})'
 
 
-def record_of(targets, results, shares, files):
+def record_of(targets, results, probabilities, files):
     """What the JPEG comment says of the targets."""
     indices = list(map(int, results['targets']))
     return {'targets': indices, 'classes': [files.classes[index] for index in indices],
-            'probabilities': [significant(shares[index]) for index in indices],
+            'probabilities': [significant(probabilities[index]) for index in indices],
             'logits': [significant(results['logits'][index]) for index in indices],
             'relevance': {rule: [significant(target.maps[rule].sum(dtype=np.float64)) for target in targets] for rule in files.rules}}
 

@@ -7,8 +7,8 @@ each stage, always for the class that the intact network saw. A rule whose heatm
 does not show what they learned.
 
 --mode permute (default) permutes the weights within each unit, which keeps its bias and the sum of its weights, so that no layer
-falls silent; --mode redraw draws them anew from the normal distribution of He et al. (2015) and sets biases to zero, as the papers
-re-initialise theirs. Either is done --draws times.
+falls silent; --mode redraw initialises them anew, as the papers do: from the normal distribution of He et al. (2015), biases zero.
+Either is done --draws times.
 
 Spearman's rank correlation with the intact network's heatmaps, relevance taken as a share of what it started with, comes twice: as it
 is, and of absolute values, for a heatmap with all its signs turned is the same picture. Each cell: the mean over pictures and draws,

@@ -80,7 +80,7 @@ tf, keras = Later('tensorflow.compat.v1'), Later('keras')
 
 
 def supported(precision):
-    """The precision, but float32 in place of bfloat16, which it says, where the processor does not have it."""
+    """An option's value: a precision. Where the processor has no bfloat16 it is float32 instead, and that is said."""
     cpu = Path('/proc/cpuinfo')
     if precision != 'bfloat16' or cpu.exists() and any(flag in cpu.read_text() for flag in ('avx512_bf16', 'amx_bf16')):
         return precision
@@ -163,6 +163,7 @@ def seed(text):
 
 
 def number(text, kind, low, high):
+    """An option's value: an int or a float, as `kind` says, from low to high. Raises ArgumentTypeError for any other text."""
     try:
         value = kind(text)
     except ValueError:
@@ -207,7 +208,7 @@ def mean_and_interval(values, digits=2):
 
 def spearman(x, y):
     """Spearman's rank correlation of two arrays of the same size, in [-1, 1]; 0 where one of them is constant."""
-    x, y = (ranks(values) - ranks(values).mean() for values in (x, y))
+    x, y = (ranks(values) - (values.size + 1) / 2 for values in (x, y))  # less their mean
     return float((x * y).sum() / (np.sqrt((x * x).sum() * (y * y).sum()) or 1))
 
 
@@ -256,11 +257,17 @@ def declared(archive):
     total = 0
     for name in archive.namelist():
         with archive.open(name) as file:
-            version = np.lib.format.read_magic(file)
-            reader = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-            shape, _, dtype = reader(file)
+            shape, dtype = array_header(file)
             total += math.prod(shape) * dtype.itemsize
     return total
+
+
+def array_header(file):
+    """Shape and dtype of the array in an open .npy file, of which no more is read."""
+    version = np.lib.format.read_magic(file)
+    reader = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, _, dtype = reader(file)
+    return shape, dtype
 
 
 def check_spared(folder, names, inputs):
@@ -269,7 +276,7 @@ def check_spared(folder, names, inputs):
     for path in inputs:
         if '\0' in os.fspath(path):  # no file has such a name
             continue
-        parent, name = os.path.split(os.path.realpath(path) if len(inputs) < 10000 else path)
+        parent, name = os.path.split(os.path.realpath(path) if len(inputs) < 10000 else path)  # a long list: too slow
         if parent not in folders:
             folders[parent] = os.path.realpath(parent or '.')
         if folders[parent] == home and name in names:
@@ -314,8 +321,8 @@ def write(path, content):
 def sweep(folder):
     """Removes what killed runs left unfinished in a folder: of this machine if their process is gone, of others after a day."""
     for path in folder.glob(f'{TEMPORARY}*'):
-        host, process = path.name[len(TEMPORARY):].rsplit('-', 2)[:2]
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, ValueError):  # ValueError: a name that is not of our making
+            host, process, _ = path.name[len(TEMPORARY):].rsplit('-', 2)
             alive = running(int(process)) if host == socket.gethostname()[:40] else time.time() - path.stat().st_mtime < 86400
             if not alive:
                 path.unlink()

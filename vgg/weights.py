@@ -67,7 +67,7 @@ class Network(NamedTuple):
     said: str = ''  # what was read or assumed of it
     classes: list = None  # their names, if the file has them
     keras: Callable = None  # the user's whole model
-    plain: bool = False  # whether that model's outputs are logits
+    gives_logits: bool = False  # whether those are that model's outputs, not probabilities
     files: contextlib.ExitStack = contextlib.ExitStack()  # what is open until all is read
 
     def title(self, count):
@@ -75,7 +75,7 @@ class Network(NamedTuple):
         kinds = [layer.kind for layer in self.layers]
         return (f'{self.path.name}: {plural(kinds.count("conv"), "convolution")}, {plural(kinds.count("dense"), "dense layer")}, '
                 f'{self.size[0]}x{self.size[1]}, {self.said}, {count} classes'
-                + f' (the {self.end} of its logits)' * self.plain)
+                + f' (the {self.end} of its logits)' * self.gives_logits)
 
     def first_sees(self, image):
         """What the first layer sees of an image [h, w, channels], as a picture again: uint8, RGB or grey."""
@@ -270,15 +270,15 @@ def of_model(path, model, preprocessing):
     said = [f'preprocessing {prepare.mode}{assumed}'] * (prepare.mode != 'none') + ['preprocessing in the model'] * inside
     default = 'sigmoid' if model.output_shape[-1] == 1 else 'softmax'
     return Network(path, with_pixels(layers, prepare, size), read, prepare, size, keeps_places(prepare, size), reverses(prepare, size), end or default,
-                   ' and '.join(said) or 'no preprocessing', keras=model, plain=end is None)
+                   ' and '.join(said) or 'no preprocessing', keras=model, gives_logits=end is None)
 
 
 def by_keras(network, images):
     """The probabilities [n, classes] that Keras itself gives to images [n, h, w, channels], uint8."""
     outputs = Preparation(network.prepare.mode, [network.keras])(images.astype(np.float32)).astype(np.float64)
     if outputs.shape[-1] == 1:
-        outputs = np.concatenate([-outputs if network.plain else 1 - outputs, outputs], -1)
-    return network.probabilities(outputs) if network.plain else outputs
+        outputs = np.concatenate([-outputs if network.gives_logits else 1 - outputs, outputs], -1)
+    return network.probabilities(outputs) if network.gives_logits else outputs
 
 
 def compare(network, expected, found, names, precision):

@@ -12,7 +12,7 @@ import zipfile
 import h5py
 
 from script import check_size, keras, silence
-from chain import TAKEN, TRAINING_ONLY, kind_of, refuse
+from chain import LEFT_OUT, TAKEN, kind_of, refuse
 from formats import check_reading
 
 PREPARING = {  # before the first convolution, like Keras's Random*
@@ -30,7 +30,7 @@ def known():
     parts = keras.initializers, keras.regularizers, keras.constraints, keras.optimizers, keras.losses, keras.metrics
     names = {name for part in parts for name in dir(part) if name[0].isupper()}
     random = {name for name in dir(keras.layers) if name.startswith('Random')}
-    return names | random | PREPARING | MODELS | PARTS | TRAINING_ONLY | TAKEN.keys()
+    return names | random | PREPARING | MODELS | PARTS | LEFT_OUT | TAKEN.keys()
 
 
 def check_links(group):
@@ -200,7 +200,7 @@ def split(model):
 def check_preparing(layer):
     """Raises ValueError if a layer before the first convolution makes more of a picture than another picture."""
     for each in everything(layer) if is_model(layer) else [layer]:
-        if kind_of(each) not in PREPARING | FITTED | TRAINING_ONLY | MODELS and not kind_of(each).startswith('Random'):
+        if kind_of(each) not in PREPARING | FITTED | LEFT_OUT | MODELS and not kind_of(each).startswith('Random'):
             refuse(each.name, f'{kind_of(each)} stands before the first convolution')
 
 
