@@ -154,19 +154,19 @@ def score(classify, images, condition, seed):
 
 @pytest.fixture(scope='module')
 def seen(explainer, explained, digits):
-    """25 test digits that the small network is sure of."""
+    """12 test digits that the small network is sure of."""
     images, labels = digits
     logits = np.sort(explained['logits'], 1)
     sure = (explained['logits'].argmax(1) == labels) & (logits[:, -1] - logits[:, -2] > 2)
-    return images[np.flatnonzero(sure)[:25]]
+    return images[np.flatnonzero(sure)[:12]]
 
 
 @pytest.mark.parametrize('condition, least', [
-    ('flat', 23), ('fall-off', 23), ('strong fall-off', 23), ('shadow', 23), ('shadow across the digit', 22), ('vignette', 23),
-    ('ballpoint', 20), ('pencil', 20), ('marker', 20), ('ruled', 23), ('squared', 23), ('blackboard', 20), ('noisy', 23), ('few pixels', 23)])
+    ('flat', 11), ('fall-off', 11), ('strong fall-off', 11), ('shadow', 11), ('shadow across the digit', 10), ('vignette', 11),
+    ('ballpoint', 9), ('pencil', 9), ('marker', 9), ('ruled', 11), ('squared', 11), ('blackboard', 9), ('noisy', 11), ('few pixels', 11)])
 def test_digits_in_photographs_are_seen(explainer, seen, condition, least):
-    """Of 25, whatever the light; of other pens than MNIST's fewer, for the small network has not seen their strokes."""
-    assert len(seen) == 25
+    """Of 12, whatever the light; of other pens than MNIST's fewer, for the small network has not seen their strokes."""
+    assert len(seen) == 12
     assert score(explainer.classify, seen, condition, 5) >= least
 
 
