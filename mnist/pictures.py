@@ -5,9 +5,9 @@ import warnings
 
 import matplotlib
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont, ImageOps
+from PIL import Image, ImageDraw, ImageOps
 
-from script import check_regular
+from script import check_regular, fitted
 
 SMALL = 64  # pixels, the longer side of pictures that are taken for MNIST's own or the like: no room for uneven light
 FAINTEST = 0.08  # ink, as its difference from the paper where white is 1 and black 0
@@ -327,20 +327,3 @@ def draw(image, heatmaps, title):
         pen.text((left + side / 2, bar / 2), lines, 'black', font, anchor='mm', align='center', spacing=1)
         pen.rectangle((left, bar, left + side - 1, bar + side - 1), outline='grey')
     return sheet
-
-
-def fitted(text, width):
-    """The text, on two lines where one would be small, and the largest font, up to 15 pixels, in which it is no wider than `width`:
-    matplotlib's, as in all figures."""
-    words = text.split(' ')
-    broken = [' '.join(words[:i]) + '\n' + ' '.join(words[i:]) for i in range(1, len(words))] or [text]
-    halves = min(broken, key=longest)
-    for size, lines in [(size, text) for size in range(15, 11, -1)] + [(size, halves) for size in range(11, 7, -1)]:
-        font = ImageFont.truetype(os.path.join(matplotlib.get_data_path(), 'fonts', 'ttf', 'DejaVuSans.ttf'), size)
-        if max(map(font.getlength, lines.split('\n'))) <= width:
-            break
-    return lines, font
-
-
-def longest(lines):
-    return max(map(len, lines.split('\n')))

@@ -1,5 +1,5 @@
 """What the scripts of this folder share and what is not about LRP: TensorFlow without its chatter, command lines, whole files,
-chance.
+titles, chance.
 
 The same file stands in mnist/ and in vgg/, so that each folder can be read, copied and run alone.
 """
@@ -19,7 +19,9 @@ import tempfile
 import time
 import zlib
 
+import matplotlib
 import numpy as np
+from PIL import ImageFont
 
 TEMPORARY = '.unfinished-'  # what the names of files begin with until they are whole
 os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
@@ -216,6 +218,23 @@ def ranks(values):
     """The rank of each value; equal values share the mean of their ranks."""
     _, place, counts = np.unique(values, return_inverse=True, return_counts=True)
     return (np.cumsum(counts) - (counts - 1) / 2)[place.ravel()]
+
+
+def fitted(text, width):
+    """The text, on two lines where one would be small, and the largest font, up to 15 pixels, in which it is no wider than `width`:
+    matplotlib's, as in all figures."""
+    words = text.split(' ')
+    broken = [' '.join(words[:i]) + '\n' + ' '.join(words[i:]) for i in range(1, len(words))] or [text]
+    halves = min(broken, key=longest)
+    for size, lines in [(size, text) for size in range(15, 11, -1)] + [(size, halves) for size in range(11, 7, -1)]:
+        font = ImageFont.truetype(os.path.join(matplotlib.get_data_path(), 'fonts', 'ttf', 'DejaVuSans.ttf'), size)
+        if max(map(font.getlength, lines.split('\n'))) <= width:
+            break
+    return lines, font
+
+
+def longest(lines):
+    return max(map(len, lines.split('\n')))
 
 
 def once(values):

@@ -59,7 +59,7 @@ def test_pictures_are_enlarged_and_framed():
 
 def test_share_counts_what_is_positive():
     r = np.array([[[3, -9], [1, 0]], [[-1, -1], [-1, 0]]], float)
-    np.testing.assert_allclose(frame.share_on(np.array([[True, True], [False, False]]), r), [0.75, np.nan])
+    np.testing.assert_allclose([frame.share_within(each, np.array([[True, True], [False, False]])) for each in r], [0.75, np.nan])
     smaller = np.zeros((4, 4))  # of pictures of 8x8 pixels
     smaller[0, 1], smaller[1, 1] = 1, 3
     assert frame.on_frame(smaller, 2, 8) == 0.25
@@ -142,7 +142,7 @@ def test_heatmaps_lie_on_what_the_network_sees(tmp_path, capsys, kind, whole):
     picture = dot(tmp_path / 'dot.png', 110, 200)
     options = [picture, '--weights', weights, '--results', tmp_path / 'r', '--rule', 'zplus']
     end = run(vgg.lrp.main, capsys, *options, '--plain')
-    assert end.status == 0 and not end.err and ('drawn as the network cuts it' in end.out[0]) == (not whole)
+    assert end.status == 0 and not end.err and ('drawn as the network sees it' in end.out[0]) == (not whole)
     plain, over = (np.asarray(Image.open(tmp_path / 'r' / f'dot_zplus{kind}.png'), int) for kind in ('', '_over'))
     sheet = np.asarray(Image.open(tmp_path / 'r' / 'dot.jpg'), int)
     red = plain[..., 0] - plain[..., 1]  # where it is white, none

@@ -28,7 +28,7 @@ if __name__ == '__main__':  # PYTHONSAFEPATH keeps Python from looking beside th
 
 from script import Parser, check_spared, count, interval, mean_and_interval, once, progress_bar, spearman, write_report
 from lrp import COMPOSITES, open_evaluation
-from pictures import colour, edge_strength, find, resized
+from pictures import colour, edge_strength, find, resized, share_within
 from pipeline import add_network_options, batches, inputs, read_pictures
 from weights import class_names
 
@@ -64,16 +64,9 @@ def framed(image, frame, margin):
     return result
 
 
-def share_on(place, r):
-    """The share of the positive relevance r [..., h, w] at a place [h, w]: [...]. NaN where nothing is positive."""
-    positive = np.maximum(r, 0).astype(np.float64)
-    total = positive.sum((-2, -1))
-    return (positive * place).sum((-2, -1)) / np.where(total, total, np.nan)
-
-
 def on_frame(r, margin, height):
-    """The share of the positive relevance r [..., h, w] that lies on the frame of an image of this height; maps may be smaller."""
-    return share_on(frame_of(r.shape[-2:], max(1, round(margin * r.shape[-2] / height))), r)
+    """The share of the positive relevance r [h, w] that lies on the frame of an image of this height; maps may be smaller."""
+    return share_within(r, frame_of(r.shape, max(1, round(margin * len(r) / height))))
 
 
 def explained(explainer, rules, images, margin, batch_size):
@@ -92,7 +85,7 @@ def explained(explainer, rules, images, margin, batch_size):
         logits = [r['logits'] for r in results] + [explainer.classify(np.stack([painted(image, margin) for image in batch]))]
         parts.append({'targets': targets, 'logits': np.stack([each[np.arange(len(batch)), targets] for each in logits], 1),
                       'maps': np.stack(maps[rules[0]], 1)[:max(0, DRAWN - done)],
-                      **{name: np.stack([on_frame(r, margin, height) for r in pair], 1) for name, pair in maps.items()}})
+                      **{name: np.array([[on_frame(r, margin, height) for r in each] for each in zip(*pair)]) for name, pair in maps.items()}})
         if not all(np.isfinite(values).all() for values in (*logits, *(r for pair in maps.values() for r in pair))):
             raise ValueError('logits or relevance are not finite: the weights are too large for this precision')
         done += len(batch)

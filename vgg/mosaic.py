@@ -24,7 +24,7 @@ if __name__ == '__main__':  # PYTHONSAFEPATH keeps Python from looking beside th
 
 from script import Parser, alike, count, generator, interval, once, progress_bar, resampled, seed, write_report
 from lrp import COMPOSITES, both_signs, open_evaluation
-from pictures import colour, edge_strength, resized
+from pictures import colour, edge_strength, resized, share_within
 from pipeline import add_network_options, batches
 from weights import class_names
 
@@ -57,12 +57,6 @@ def mosaic(images):
     for place, image in zip(quarters(*result.shape[:2]), images):
         result[place] = resized(image, *result[place].shape[:2])
     return result
-
-
-def share_within(r, place):
-    """The share of the positive relevance r [h, w] that lies at a place; NaN where nothing is positive."""
-    positive = np.maximum(r, 0)
-    return positive[place].sum() / (positive.sum() or np.nan)
 
 
 def contrasted(maps):

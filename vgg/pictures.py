@@ -9,9 +9,9 @@ import zipfile
 
 import matplotlib
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont, ImageOps, PngImagePlugin
+from PIL import Image, ImageDraw, ImageOps, PngImagePlugin
 
-from script import check_regular, encoded, write
+from script import check_regular, encoded, fitted, write
 
 HEIGHT, GAP, BAR = 288, 8, 28  # pixels: a panel, between panels, the line above each; gallery.html cuts sheets by the same
 COLUMNS, LAYER_COLUMNS = 6, 7  # panels in a line; with VGG's five pooling layers, the pixels and the photograph
@@ -97,7 +97,7 @@ def drawn(network, picture):
     if network.whole:
         return picture
     image = image_of(network.first_sees(picture.seen)).convert('RGB')
-    note = '; '.join(filter(None, [picture.note, 'drawn as the network cuts it']))
+    note = '; '.join(filter(None, [picture.note, 'drawn as the network sees it']))
     return picture._replace(photograph=panel(image), note=note, cut=True)
 
 
@@ -171,6 +171,12 @@ def to_rgb(image, stated):
     return image.convert('RGB'), ''
 
 
+def share_within(r, place):
+    """The share of the positive relevance r [h, w] that lies at a place, given by slices or a mask; NaN where nothing is positive."""
+    positive = np.maximum(r, 0)
+    return positive[place].sum() / (positive.sum() or np.nan)
+
+
 def edge_strength(image):
     """How steep the brightness of an image [h, w, channels] is at each pixel: [h, w]. A map that knows of no network and no class."""
     return np.hypot(*np.gradient(image.mean(-1, dtype=np.float64)))
@@ -221,23 +227,6 @@ def panels(photograph, rows, cmap, columns=COLUMNS):
             if image is not photograph:
                 pen.rectangle((left, top, left + width - 1, top + height - 1), outline='lightgrey')
     return sheet
-
-
-def fitted(text, width):
-    """The text, on two lines where one would be small, and the largest font, up to 15 pixels, in which it is no wider than `width`:
-    matplotlib's, as in all figures."""
-    words = text.split(' ')
-    broken = [' '.join(words[:i]) + '\n' + ' '.join(words[i:]) for i in range(1, len(words))] or [text]
-    halves = min(broken, key=longest)
-    for size, lines in [(size, text) for size in range(15, 11, -1)] + [(size, halves) for size in range(11, 7, -1)]:
-        font = ImageFont.truetype(os.path.join(matplotlib.get_data_path(), 'fonts', 'ttf', 'DejaVuSans.ttf'), size)
-        if max(map(font.getlength, lines.split('\n'))) <= width:
-            break
-    return lines, font
-
-
-def longest(lines):
-    return max(map(len, lines.split('\n')))
 
 
 def sheet_height(rows, heatmaps, columns=COLUMNS):
