@@ -86,8 +86,8 @@ def unflatten(layer, a, weights, r):
 
 
 PIXELS = next(layer.name for layer in LAYERS if layer.kind in ('conv', 'dense'))  # the layer that weighs them
-# Not quite 0: a corner that is all black under weights all > 0 would have z = 0, and its relevance would be lost.
-BOX = partial(zbeta, low=-1e-6, high=1.0)
+# A millionth wider than [0, 1]: a corner that is all black under weights all > 0 would have z = 0, and its relevance would be lost.
+BOX = partial(zbeta, low=-1e-6, high=1.0 + 1e-6)
 PASSED = [('max *', max_pool), ('flatten *', unflatten)]  # layers without weights
 COMPOSITES = {  # --rule: of each layer's kind and name the first pattern that fits decides
     'deep-taylor': [*PASSED, (f'* {PIXELS}', BOX), ('*', zplus)],  # Montavon et al. 2017

@@ -97,7 +97,8 @@ def zplus(a, w, b, r):
 
 def zbeta(a, w, b, r):
     """Montavon et al. 2017, the zB rule as printed: x w - low w+ - high w-; the pixels are BGR less the mean."""
-    low, high = np.broadcast_to(-MEAN, a.shape), np.broadcast_to(255 - MEAN, a.shape)
+    margin = 255e-6  # the box is a little wider than black to white
+    low, high = np.broadcast_to(-MEAN - margin, a.shape), np.broadcast_to(255 - MEAN + margin, a.shape)
     return share_out([(a, w), (-low, positive(w)), (-high, negative(w))], r)
 
 

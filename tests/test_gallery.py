@@ -64,6 +64,12 @@ def test_nothing_in_a_name_is_run_by_the_page(results):
     assert page.count('</script>') == 1 and '<b>' not in page
 
 
+def test_a_comment_that_is_half_a_record_is_passed_over(results):
+    with Image.open('results/b.jpg') as sheet:
+        sheet.save('results/other.jpg', comment=b'{"targets": [0]}')
+    assert '3 pictures' in results().out[0]
+
+
 @pytest.mark.parametrize('folder, word', [('none', 'no folder'), ('in', 'holds no results')])
 def test_folders_without_results(results, folder, word):
     end = results(folder)

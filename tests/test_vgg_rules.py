@@ -315,3 +315,12 @@ def test_box_takes_the_bounds_of_the_layer(propagate):
     a = np.clip(a, low, high)
     found = propagate('box', layer._replace(low=low, high=high), a, w, b, r)
     assert_close(found, oracle.zbeta(layer, a, w, b, r, low, high))
+
+
+@pytest.mark.parametrize('shade, sign', [('low', 1), ('high', -1)])
+def test_box_loses_nothing_on_black_or_white_under_weights_of_one_sign(propagate, shade, sign):
+    layer = LAYERS['conv'][0]._replace(**BOX)
+    _, w, b, r = numbers(LAYERS['conv'], signed=True)
+    a = np.broadcast_to(np.float32(BOX[shade]), LAYERS['conv'][1])
+    found = sums(propagate('box', layer, a, sign * np.abs(w), b, np.abs(r)))
+    np.testing.assert_allclose(found, sums(np.abs(r)), rtol=1e-3)

@@ -91,8 +91,11 @@ def unflatten(layer, a, weights, r):
 
 
 def box(layer, a, weights, r):
-    """zB between the bounds of the layer's inputs."""
-    return zbeta(layer, a, weights, r, layer.low, layer.high)
+    """zB between the bounds of the layer's inputs, widened by a millionth of their range: otherwise a black picture under all-positive
+    weights has z = 0, and its relevance is lost."""
+    low, high = np.float64(layer.low), np.float64(layer.high)
+    margin = 1e-6 * (high - low)
+    return zbeta(layer, a, weights, r, low - margin, high + margin)
 
 
 def zplus_signed(layer, a, weights, r):

@@ -19,6 +19,7 @@ PERCENTILE = 99.5  # of |relevance| that gets the colour map's end: single pixel
 BITS_PER_SAMPLE, MAX_SAMPLE_VALUE = 258, 281  # tags of TIFF
 MAX_LIST = 2 ** 30  # bytes of a list of paths
 MAX_SIDE = 65500  # pixels of a JPEG
+RECORD = {'picture', 'weights', 'options', 'targets', 'classes', 'probabilities', 'logits', 'relevance'}  # what every result says
 
 
 def find(arguments):
@@ -264,6 +265,6 @@ def recorded(path):
     try:
         with Image.open(path, formats=['JPEG']) as image:
             record = json.loads(image.info.get('comment', b''))
-        return record if isinstance(record, dict) and 'targets' in record else None
+        return record if isinstance(record, dict) and RECORD <= record.keys() else None
     except Exception:  # whatever else may stand there
         return None
