@@ -1,15 +1,17 @@
-"""Are the heatmaps true? Pixel flipping (Bach et al. 2015): if a heatmap is right, the digit is lost as soon as its pixels are.
+"""Are the heatmaps faithful? Pixel flipping (Bach et al. 2015).
 
     python mnist/flip.py
 
-Over test digits (--digits, 1000), flips pixels in order of relevance, four at each step, and follows the logit of the class that the
-network saw and the accuracy: once by setting them to background, once by inverting them (x becomes 1 - x, as Bach et al. do). For
-each rule of lrp.py, gradient x input and gradient magnitude, and for three orders that know nothing of the network: random, random
-among the ink before the background, and by brightness. Equal scores follow in random order.
+If a heatmap is right, the class is lost as soon as the most relevant pixels are. Over test digits
+(--digits, 1000), flips pixels in order of relevance, four at each step, and follows the logit of
+the class that the network saw, and the accuracy: once by setting them to background, once by
+inverting them (x becomes 1 - x, as Bach et al. do). For each rule of lrp.py, gradient x input and
+gradient magnitude, and for three orders that know nothing of the network: random, random with the
+ink before the background, and by brightness. Equal scores follow in random order.
 
-The area is the mean drop of the logit over all steps (Samek et al. 2017, Eq. 12): the larger, the earlier the pixels that mattered
-were flipped. Intervals hold 95 % over digits (bootstrap). Writes the curves to results/flipping.png and the table to
-results/flipping.txt.
+The area is the mean drop of the logit over all steps (Samek et al. 2017, Eq. 12): the larger, the
+earlier the pixels that mattered were flipped. Intervals are 95% bootstrap intervals over digits.
+Writes the curves to results/flipping.png and the table to results/flipping.txt.
 """
 from pathlib import Path
 import sys
@@ -20,10 +22,12 @@ import numpy as np
 if __name__ == '__main__':  # PYTHONSAFEPATH keeps Python from looking beside the script
     sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from script import (
-    Parser, alike, check_spared, check_writable, count, generator, mean_and_interval, once, progress_bar, seed, write_report)
+from chance import generator, indistinguishable, mean_and_interval
+from common import (
+    Parser, Refused, check_spared, count, make_folder, once, progress_bar, seed, write_report)
 import data
-from lrp import BATCH, COMPOSITES, Explainer
+from explainer import BATCH, Explainer
+from rules import COMPOSITES
 
 HERE = Path(__file__).resolve().parent
 PIXELS_PER_STEP = 4
@@ -31,20 +35,21 @@ WAYS = ['to background', 'inverted']
 BLIND = ['random', 'random ink', 'brightness']  # orders that know nothing of the network
 
 
-def scores(explainer, rules, images, numbers, seed):
-    """What orders the pixels: {method: [n, 28, 28]}, by the explained class, the one that the network saw.
+def scores(explainer, images, numbers, seed):
+    """What orders the pixels: {method: [n, 28, 28]}, for the class that the network saw.
 
-    numbers: of the digits, which with the seed fix what is drawn for each.
+    numbers: of the digits, which with the seed decide the random scores of each.
     """
-    slope, results = explainer.gradient(images), explainer(images)
-    by_rule = {rule: results[f'relevance/{rule}'] for rule in rules}
-    noise, other = (np.stack([generator(seed, method, i).random(images.shape[1:]) for i in numbers]) for method in BLIND[:2])
-    return {**by_rule, 'gradient x input': slope * images, 'gradient magnitude': np.abs(slope), 'random': noise,
+    slope = explainer.gradient(images)
+    noise, other = (np.stack([generator(seed, method, i).random(images.shape[1:])
+                              for i in numbers]) for method in BLIND[:2])
+    return {**explainer(images).relevance, 'gradient x input': slope * images,
+            'gradient magnitude': np.abs(slope), 'random': noise,
             'random ink': other + (images > 0), 'brightness': images}
 
 
 def order(score, numbers, seed):
-    """Pixels by falling score [n, 28, 28], equal ones in random order, drawn for each digit by its number. Returns [n, 784]."""
+    """Pixels by falling score [n, 28, 28], equal ones in random order: [n, 784]."""
     score = score.reshape(len(score), -1)
     shuffled = np.stack([generator(seed, 'order', i).permutation(score.shape[1]) for i in numbers])
     ranks = np.argsort(-np.take_along_axis(score, shuffled, 1), axis=1, kind='stable')
@@ -52,50 +57,59 @@ def order(score, numbers, seed):
 
 
 def flipped(images, pixels, steps, way):
-    """Yields the images [n, 28, 28] as they are, then after each step, with the next pixels [n, 784] of the order flipped."""
+    """Yields images [n, 28, 28] as they are, then after each step, as pixels [n, 784] says."""
     images = images.reshape(len(images), -1).copy()
     yield images.reshape(-1, 28, 28)
     for step in range(steps):
         chosen = pixels[:, step * PIXELS_PER_STEP:(step + 1) * PIXELS_PER_STEP]
-        np.put_along_axis(images, chosen, 1 - np.take_along_axis(images, chosen, 1) if way == 'inverted' else 0, 1)
+        values = 1 - np.take_along_axis(images, chosen, 1) if way == 'inverted' else 0
+        np.put_along_axis(images, chosen, values, 1)
         yield images.reshape(-1, 28, 28)
 
 
 def curves(explainer, images, labels, pixels, steps, way):
-    """Logit of the class first seen, and whether the label is still seen, at each step: two arrays [steps + 1, n]."""
+    """At each step, the logit of the class first seen and whether the digit is still classified
+    correctly: two arrays [steps + 1, n]."""
     logits = np.stack([explainer.classify(x) for x in flipped(images, pixels, steps, way)])
     seen = logits[0].argmax(1)
     return logits[:, np.arange(len(images)), seen], logits.argmax(2) == labels
 
 
 def areas(logits):
-    """Area over the perturbation curve of each digit: the mean over steps of the first logit less the logit [steps + 1, n]."""
+    """The mean over steps of the first logit minus the logit [steps + 1, n], for each digit."""
     return (logits[0] - logits).mean(0, dtype=np.float64)
 
 
-def measure(explainer, rules, images, labels, steps, seed):
-    """Flips all digits by all methods, in batches. Returns {(method, way): (logits [steps + 1, n], right [steps + 1, n])}."""
+def measure(explainer, images, labels, steps, seed):
+    """Flips all digits by all methods.
+
+    Returns {(method, way): (logits [steps + 1, n], correct [steps + 1, n])}.
+    """
     parts, bar = {}, progress_bar(len(images), 'digit')
     for start in range(0, len(images), BATCH):
         x, y = images[start:start + BATCH], labels[start:start + BATCH]
         numbers = range(start, start + len(x))
-        for method, score in scores(explainer, rules, x, numbers, seed).items():
+        for method, score in scores(explainer, x, numbers, seed).items():
             pixels = order(score, numbers, seed)
             for way in WAYS:
-                parts.setdefault((method, way), []).append(curves(explainer, x, y, pixels, steps, way))
+                found = curves(explainer, x, y, pixels, steps, way)
+                parts.setdefault((method, way), []).append(found)
         bar.update(min(start + BATCH, len(images)))
-    return {key: [np.concatenate(arrays, 1) for arrays in zip(*batches)] for key, batches in parts.items()}
+    return {key: [np.concatenate(arrays, 1) for arrays in zip(*batches)]
+            for key, batches in parts.items()}
 
 
 def draw(results):
-    """The curves of the logit, and of the accuracy, against the number of flipped pixels: a row for each way."""
+    """The logit and the accuracy against the number of flipped pixels: a row for each way."""
     figure = Figure(figsize=(12.5, 7.6), dpi=110, layout='constrained')
     for row, way in zip(figure.subplots(2, 2, sharex=True), WAYS):
-        for axes, part, label in zip(row, (0, 1), ('mean logit of the class first seen', 'accuracy')):
-            for method in dict.fromkeys(method for method, _ in results):
+        labels = 'mean logit of the class first seen', 'accuracy'
+        for axes, part, label in zip(row, (0, 1), labels):
+            for method in once(method for method, _ in results):
                 values = results[method, way][part].mean(1)
                 style = '-' if method in COMPOSITES else ':' if method in BLIND else '--'
-                axes.plot(PIXELS_PER_STEP * np.arange(len(values)), values, style, label=method)
+                steps = PIXELS_PER_STEP * np.arange(len(values))
+                axes.plot(steps, values, style, label=method)
             axes.set(xlabel=f'pixels, most relevant first: {way}', ylabel=label)
             axes.grid(alpha=0.3)
     figure.legend(*axes.get_legend_handles_labels(), loc='outside right upper')
@@ -103,46 +117,62 @@ def draw(results):
 
 
 def table(results, steps):
-    """A line per method, the largest area first: area of both ways, accuracy after a quarter, half and all of the steps to background;
-    then which areas are not distinguishable."""
+    """A line for each method, the largest area first, then which areas cannot be told apart.
+
+    Each line: the area of both ways; the accuracy after a quarter, half and all of the steps to
+    background.
+    """
     points = [steps // 4, steps // 2, steps]
     area = {key: areas(logits) for key, (logits, _) in results.items()}
-    methods = sorted(once(method for method, _ in results), key=lambda method: -area[method, WAYS[0]].mean())
-    lines = [f'{"area":>18} ' + ' '.join(f'{way:>21}' for way in WAYS) + '  accuracy after '
-             + ' '.join(f'{PIXELS_PER_STEP * k:>6} px' for k in points)]
+    methods = sorted(once(method for method, _ in results),
+                     key=lambda method: -area[method, WAYS[0]].mean())
+    after = ' '.join(f'{PIXELS_PER_STEP * k:>6} px' for k in points)
+    ways = ' '.join(f'{way:>21}' for way in WAYS)
+    lines = [f'{"area":>18} {ways}  accuracy after {after}']
     for method in methods:
-        accuracies = ' '.join(f'{results[method, WAYS[0]][1][k].mean():>9.1%}' for k in points)
-        lines.append(f'{method:>18} ' + ' '.join(f'{mean_and_interval(area[method, way]):>21}' for way in WAYS)
-                     + f'{"":>17}{accuracies}')
-    return '\n'.join(lines + [f'not distinguishable, {way}: {alike({method: area[method, way] for method in methods})}'
-                              for way in WAYS])
+        correct = results[method, WAYS[0]][1]
+        accuracies = ' '.join(f'{correct[k].mean():>9.1%}' for k in points)
+        cells = ' '.join(f'{mean_and_interval(area[method, way]):>21}' for way in WAYS)
+        lines.append(f'{method:>18} {cells}{"":>17}{accuracies}')
+    for way in WAYS:
+        same = indistinguishable({method: area[method, way] for method in methods})
+        lines.append(f'not distinguishable, {way}: {same}')
+    return '\n'.join(lines)
 
 
 def evaluate(args):
-    """Does what the command line asks."""
-    check_writable(args.results)
-    check_spared(args.results, ['flipping.png', 'flipping.txt'], [args.data])
-    explainer = Explainer(args.rule, args.logdir)
+    """Measures what the command line asks for and writes figure and table."""
+    make_folder(args.results)
+    results = [args.results / f'flipping.{ending}' for ending in ('png', 'txt')]
+    check_spared(results, [args.data])
+    explainer = Explainer(args.rule, args.logdir, gradient=True)
     (images, labels), = data.load(args.data, 'test')
     if args.digits > len(images):
-        raise ValueError(f'--digits {args.digits}: the test set has {len(images)}')
+        raise Refused(f'--digits {args.digits}: the test set has {len(images)}')
     chosen = generator(args.seed, 'digits').permutation(len(images))[:args.digits]
-    results = measure(explainer, args.rule, images[chosen] / np.float32(255), labels[chosen], args.steps, args.seed)
-    title = f'{args.digits} test digits, {args.steps} steps of {PIXELS_PER_STEP} pixels, seed {args.seed}'
-    write_report(args.results, 'flipping', draw(results), title, table(results, args.steps))
+    images = images[chosen] / np.float32(255)
+    found = measure(explainer, images, labels[chosen], args.steps, args.seed)
+    title = (f'{args.digits} test digits, {args.steps} steps of {PIXELS_PER_STEP} pixels, '
+             f'seed {args.seed}')
+    write_report(args.results, 'flipping', draw(found), title, table(found, args.steps))
 
 
 def parse(argv):
     parser = Parser(__doc__)
-    parser.add_argument('--rule', nargs='+', choices=COMPOSITES, default=list(COMPOSITES), metavar='R',
-                        help=f'of {", ".join(COMPOSITES)} (default: all)')
+    parser.add_argument('--rule', nargs='+', choices=COMPOSITES, default=list(COMPOSITES),
+                        metavar='R', help=f'of {", ".join(COMPOSITES)} (default: all)')
     parser.add_argument('--digits', type=count, default=1000, metavar='N',
                         help='test digits, drawn by the seed (default: 1000)')
-    parser.add_argument('--steps', type=count, default=50, metavar='N', help='of four pixels each, up to 196 (default: 50)')
-    parser.add_argument('--seed', type=seed, default=0, help='draws digits and random order (default: 0)')
-    parser.add_argument('--data', type=Path, default=HERE / 'mnist.npz', metavar='FILE', help='default: mnist/mnist.npz')
-    parser.add_argument('--logdir', type=Path, default=HERE / 'logs', metavar='DIR', help='of train.py (default: mnist/logs)')
-    parser.add_argument('--results', type=Path, default=HERE / 'results', metavar='DIR', help='default: mnist/results')
+    parser.add_argument('--steps', type=count, default=50, metavar='N',
+                        help='of four pixels each, up to 196 (default: 50)')
+    parser.add_argument('--seed', type=seed, default=0,
+                        help='draws digits and random order (default: 0)')
+    parser.add_argument('--data', type=Path, default=HERE / 'mnist.npz', metavar='FILE',
+                        help='default: mnist/mnist.npz')
+    parser.add_argument('--logdir', type=Path, default=HERE / 'logs', metavar='DIR',
+                        help='of train.py (default: mnist/logs)')
+    parser.add_argument('--results', type=Path, default=HERE / 'results', metavar='DIR',
+                        help='default: mnist/results')
     args = parser.parse_args(argv)
     if args.steps * PIXELS_PER_STEP > 28 * 28:
         parser.error(f'--steps {args.steps}: a digit has pixels for {28 * 28 // PIXELS_PER_STEP}')

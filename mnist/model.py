@@ -1,20 +1,26 @@
-"""The digit classifier: one layer table, its weights and the forward graph that the table describes.
+"""The digit classifier: its layer table, its weights and the forward graph.
 
-The network: two 3x3 convolutions with ReLU, 2x2 max-pooling, a dense layer of 512 with ReLU, ten logits (6.45 million weights).
-Whoever edits LAYERS has edited all of it: shapes, training, relevance and pictures follow.
+Two 3x3 convolutions with ReLU, 2x2 max-pooling, a dense layer of 512 with ReLU, ten logits (6.45
+million weights). To make another network, edit LAYERS and nothing else: shapes, training, relevance
+and pictures follow from it.
 """
 import math
 from typing import NamedTuple
 
-from script import silence, tf
+from common import Refused, tf
 
-BEST = 'best_checkpoint'  # the file in the logdir in which TensorFlow notes the checkpoint of best validation accuracy
-SIDE = 28  # of a digit, in pixels
+PIXELS = 'pixels'  # what the first layer reads
+SIDE = 28  # pixels, width and height of a digit
 CLASSES = 10
+LINEAR = {'conv', 'dense'}  # kinds of layers that have weights
 
 
 class Layer(NamedTuple):
-    """One layer. What comes into it follows from the layers before it; ReLU follows every one with weights but the last."""
+    """One layer. It reads the layer before; all with weights but the last have a ReLU.
+
+    kind: 'conv', 'dense', 'max' (pooling) or 'flatten'. size: of 'conv' height and width of the
+    kernel and the outputs; of 'dense' the outputs; of 'max' height and width of the window.
+    """
 
     name: str
     kind: str
@@ -34,9 +40,9 @@ class Layer(NamedTuple):
 
 
 LAYERS = [  # read down for the forward pass, up for the relevance
-    Layer('conv1', 'conv', (3, 3, 32)),  # height and width of the kernel, channels
+    Layer('conv1', 'conv', (3, 3, 32)),
     Layer('conv2', 'conv', (3, 3, 64)),
-    Layer('pool', 'max', (2, 2), 2),  # height and width of the window
+    Layer('pool', 'max', (2, 2), 2),
     Layer('flatten', 'flatten'),
     Layer('dense1', 'dense', (512,)),
     Layer('dense2', 'dense', (CLASSES,)),
@@ -44,23 +50,19 @@ LAYERS = [  # read down for the forward pass, up for the relevance
 
 
 class Weights:
-    """Weights w and bias b of a layer, and parts of w: computed when the session starts, not at every run."""
+    """Weights w and bias b of a layer, and what rules derive from w: computed once."""
 
-    def __init__(self, name, w, b):
-        self.name, self.w, self.b = name, w, b
-        self.parts = {}
+    def __init__(self, w, b):
+        self.w, self.b = w, b
+        self.values = {}
 
-    def read(self):
-        """The same, read from its variables once: TensorFlow computes equal ops on the same tensor once."""
-        return Weights(self.name, self.w.read_value(), self.b.read_value())
-
-    def keep(self, change, value):
-        """Keeps a value, which depends on w alone, in a local variable. Returns what is read from it, once for all rules."""
-        if change not in self.parts:
-            variable = tf.get_variable(f'{self.name}/{change}', initializer=value, trainable=False, use_resource=True,
-                                       collections=[tf.GraphKeys.LOCAL_VARIABLES])
-            self.parts[change] = variable.read_value()
-        return self.parts[change]
+    def keep(self, name, value):
+        """Keeps a value that depends on w alone in a variable, which all rules read."""
+        if name not in self.values:
+            variable = tf.Variable(value, trainable=False, use_resource=True,
+                                   collections=[tf.GraphKeys.LOCAL_VARIABLES])
+            self.values[name] = variable.read_value()
+        return self.values[name]
 
     @property
     def positive(self):
@@ -72,61 +74,54 @@ class Weights:
 
 
 def weight_shapes():
-    """{layer name: shape of its w}. Raises ValueError that names the first entry of LAYERS which cannot be."""
-    shapes, inputs = {}, [SIDE, SIDE, 1]
-    for layer in LAYERS:
-        where = f'LAYERS of mnist/model.py: {layer.name}'
-        if layer.name in shapes or layer.kind not in ('conv', 'max', 'flatten', 'dense'):
-            raise ValueError(f'{where} stands twice, or is neither conv, max, flatten nor dense but {layer.kind}')
-        if (len(inputs) == 3) != (layer.kind != 'dense'):
-            raise ValueError(f'{where}, {layer.kind}, cannot follow there: flatten stands once, between maps and dense layers')
-        if layer.kind == 'conv':
-            shapes[layer.name] = [*layer.size[:2], inputs[-1], layer.size[-1]]
-        elif layer.kind == 'dense':
-            shapes[layer.name] = [*inputs, *layer.size]
-        inputs = output_shape(layer, inputs)
-    if inputs != [CLASSES]:
-        raise ValueError(f'{where} gives {inputs}; the last layer must be dense, with {CLASSES} logits')
+    """{layer name: shape of its w}, from the shapes of what TensorFlow computes for zeros."""
+    shapes, weights = {}, None
+    if len({layer.name for layer in LAYERS}) < len(LAYERS):
+        raise Refused('LAYERS of mnist/model.py: two layers have the same name')
+    with tf.Graph().as_default():
+        a = tf.zeros([1, SIDE, SIDE, 1])
+        for layer in LAYERS:
+            if layer.kind in LINEAR:
+                shape = [*layer.size[:-1], a.shape[-1], layer.size[-1]]
+                shapes[layer.name] = shape
+                weights = Weights(tf.zeros(shape), tf.zeros(shape[-1:]))
+            a = outputs(layer, a, weights)
+    if LAYERS[-1].kind != 'dense' or a.shape.as_list() != [1, CLASSES]:
+        raise Refused(f'LAYERS of mnist/model.py: the outputs are {a.shape[1:]}, by a layer of '
+                      f'kind {LAYERS[-1].kind}; the last layer must be dense and give {CLASSES} '
+                      'logits')
     return shapes
 
 
-def output_shape(layer, inputs):
-    """The shape of what a layer makes of inputs of this shape, without the batch."""
-    if layer.kind == 'flatten':
-        return [math.prod(inputs)]
-    if layer.kind == 'dense':
-        return list(layer.size)
-    window = layer.size[:2] if layer.padding == 'VALID' else (1, 1)
-    sides = [math.ceil((side - over + 1) / layer.stride) for side, over in zip(inputs, window)]
-    return [*sides, layer.size[-1] if layer.kind == 'conv' else inputs[-1]]
-
-
 def variables(seed=0):
-    """Makes the weights: {layer name: Weights}, w drawn by He et al. (2015) from the seed, b zero."""
+    """Makes the weights {layer name: Weights}: w drawn from the seed (He et al. 2015), b zero."""
     weights = {}
     for i, (name, shape) in enumerate(weight_shapes().items()):
-        w = tf.random.stateless_truncated_normal(shape, [seed, i], stddev=math.sqrt(2 / math.prod(shape[:-1])))
-        weights[name] = Weights(name, tf.get_variable(f'{name}/kernel', initializer=w, use_resource=True),
-                                tf.get_variable(f'{name}/bias', initializer=tf.zeros(shape[-1:]), use_resource=True))
+        deviation = math.sqrt(2 / math.prod(shape[:-1]))
+        w = tf.random.stateless_truncated_normal(shape, [seed, i], stddev=deviation)
+        w = tf.get_variable(f'{name}/kernel', initializer=w, use_resource=True)
+        b = tf.get_variable(f'{name}/bias', initializer=tf.zeros(shape[-1:]), use_resource=True)
+        weights[name] = Weights(w, b)
     return weights
 
 
 def linear(layer, a, w):
-    """The linear part of a layer: convolution or matrix product."""
-    if layer.kind == 'conv':
-        return tf.raw_ops.Conv2D(input=a, filter=w, **layer.geometry)
-    return tf.matmul(a, w)
+    """The outputs of a layer with weights for inputs a, without the bias."""
+    if layer.kind == 'dense':
+        return tf.matmul(a, w)
+    return tf.raw_ops.Conv2D(input=a, filter=w, **layer.geometry)
 
 
 def transposed(layer, s, w, a):
-    """The transpose of `linear`: sends s, shaped like the layer's output, back along the weights to the shape of a."""
-    if layer.kind == 'conv':
-        return tf.raw_ops.Conv2DBackpropInput(input_sizes=tf.shape(a), filter=w, out_backprop=s, **layer.geometry)
-    return tf.matmul(s, w, transpose_b=True)
+    """The transpose of `linear`: sends s [like the outputs] back along the weights. Like a."""
+    if layer.kind == 'dense':
+        return tf.matmul(s, w, transpose_b=True)
+    return tf.raw_ops.Conv2DBackpropInput(input_sizes=tf.shape(a), filter=w, out_backprop=s,
+                                          **layer.geometry)
 
 
 def affine(layer, a, weights):
-    """What a layer computes before its ReLU."""
+    """What a layer with weights computes before its ReLU."""
     return tf.nn.bias_add(linear(layer, a, weights.w), weights.b)
 
 
@@ -135,67 +130,27 @@ def pool(layer, a):
     return tf.raw_ops.MaxPool(input=a, **layer.window)
 
 
+def outputs(layer, a, weights):
+    """The outputs of a layer for inputs a. weights: None if it has none."""
+    if layer.kind == 'max':
+        return pool(layer, a)
+    if layer.kind == 'flatten':
+        return tf.reshape(a, [-1, math.prod(a.shape[1:].as_list())])
+    z = affine(layer, a, weights)
+    return z if layer is LAYERS[-1] else tf.nn.relu(z)
+
+
 def forward(images, weights, dropout_seed=None):
     """The network from the pixels to the logits.
 
-    images: [n, 28, 28, 1] in [0, 1]; weights: as `variables` returns them; dropout_seed: two integers, given while training only,
-    when half of what comes into the last layer is dropped.
-    Returns the activations a[0..L]: a[i] is the input of layer i, a[0] the pixels, a[L] the logits [n, 10].
+    images: [n, 28, 28, 1] in [0, 1]; weights: as `variables` returns them; dropout_seed: two
+    integers, for training only, which drops half of the last layer's inputs.
+    Returns the activations {layer name: tensor}, in order, first the pixels as 'pixels'.
     """
-    a = [images]
+    a = {PIXELS: images}
     for layer in LAYERS:
+        x = a[list(a)[-1]]
         if layer is LAYERS[-1] and dropout_seed is not None:
-            a[-1] = tf.nn.experimental.stateless_dropout(a[-1], rate=0.5, seed=dropout_seed)
-        if layer.kind == 'max':
-            a.append(pool(layer, a[-1]))
-        elif layer.kind == 'flatten':
-            a.append(tf.reshape(a[-1], [-1, math.prod(a[-1].shape[1:].as_list())]))
-        else:
-            z = affine(layer, a[-1], weights[layer.name])
-            a.append(z if layer is LAYERS[-1] else tf.nn.relu(z))
+            x = tf.nn.experimental.stateless_dropout(x, rate=0.5, seed=dropout_seed)
+        a[layer.name] = outputs(layer, x, weights.get(layer.name))
     return a
-
-
-def checkpoints(logdir, kind):
-    """The checkpoints 'last' or 'best' in a folder, the oldest first: by their files, whatever TensorFlow's note of them says."""
-    found = {path.with_suffix('') for path in logdir.glob(f'{kind}-*.index')}
-    return [str(path) for path in sorted(found, key=lambda path: int(path.name.split('-')[1])) if path.name.split('-')[1].isdecimal()]
-
-
-def best_checkpoint(logdir):
-    """The checkpoint of best validation accuracy, the last one saved. Raises FileNotFoundError if nothing was trained there, ValueError
-    for a folder that TensorFlow cannot read."""
-    check_logdir(logdir)
-    best = checkpoints(logdir, 'best')
-    if not best:
-        raise FileNotFoundError(f'no trained network in {logdir}: run mnist/train.py first, or give its --logdir')
-    return best[-1]
-
-
-def check_logdir(logdir):
-    """Raises ValueError for a folder whose name TensorFlow takes for a pattern."""
-    if set('[]*?') & set(str(logdir.absolute())):
-        raise ValueError(f'--logdir {logdir}: TensorFlow finds no checkpoints in a folder with one of [ ] * ? in its path')
-
-
-class Damaged(ValueError):
-    """A checkpoint that cannot be read."""
-
-
-def restore(session, saver, checkpoint, wanted):
-    """Reads the wanted variables {name in the checkpoint: variable} from a checkpoint.
-
-    Raises ValueError if it is damaged or of a network of another shape.
-    """
-    try:
-        shapes = tf.train.load_checkpoint(checkpoint).get_variable_to_shape_map()
-        for name, variable in wanted.items():
-            shape = variable.shape.as_list()
-            if shapes.get(name) != shape:
-                raise TypeError(f'{name} is {shapes.get(name, "missing")}, expected {shape}')
-        with silence():  # TensorFlow logs what it also raises
-            saver.restore(session, checkpoint)
-    except TypeError as error:
-        raise ValueError(f'checkpoint {checkpoint} is of another network: {error}; use another --logdir') from None
-    except (tf.errors.OpError, LookupError, ValueError, RuntimeError):
-        raise Damaged(f'checkpoint {checkpoint} is damaged; delete its folder and train again') from None

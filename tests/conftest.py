@@ -1,4 +1,4 @@
-"""What the tests share: scripts as modules and as processes, the value of an op, a small trained network."""
+"""What the tests share: scripts as modules and as processes, a small trained network."""
 import functools
 import importlib
 from pathlib import Path
@@ -31,35 +31,6 @@ def scripts(folder):
         sys.path.remove(str(ROOT / folder))
         for name in names:
             sys.modules.pop(name, None)
-
-
-@pytest.fixture(params=['mnist', 'vgg'])
-def folder(request):
-    """The scripts of each folder in turn."""
-    return scripts(request.param)
-
-
-@pytest.fixture
-def lrp(folder):
-    """The lrp module of each folder in turn."""
-    return folder.lrp
-
-
-@pytest.fixture
-def evaluate(lrp):
-    """A function: the value of build(*tensors) in a graph and session of its own.
-
-    The tensors are placeholders that hold the inputs, with any batch size as in the scripts; the weights are
-    constants that build makes.
-    """
-    def value(build, *inputs):
-        tf = lrp.tf
-        with tf.Graph().as_default(), tf.Session() as session:
-            tensors = [tf.placeholder(tf.float32, [None, *np.shape(x)[1:]]) for x in inputs]
-            op = build(*tensors)
-            session.run(tf.local_variables_initializer())
-            return session.run(op, dict(zip(tensors, inputs)))
-    return value
 
 
 # Scripts as processes
@@ -149,7 +120,7 @@ def logdir(training):
 
 @pytest.fixture(scope='session')
 def explainer(logdir):
-    return scripts('mnist').lrp.Explainer(RULES, logdir)
+    return scripts('mnist').explainer.Explainer(RULES, logdir)
 
 
 @pytest.fixture(scope='session')
@@ -160,7 +131,7 @@ def explained(explainer, digits):
 
 def other_network(folder, name):
     """Writes a checkpoint of a network whose first kernel is of 5x5, and its name to the file `name`."""
-    tf = scripts('mnist').lrp.tf
+    tf = scripts('mnist').common.tf
     with tf.Graph().as_default(), tf.Session() as session:
         tf.get_variable('conv1/kernel', [5, 5, 1, 32])
         session.run(tf.global_variables_initializer())

@@ -125,8 +125,8 @@ def fuzz_weights(number, seed, folder):
 
 
 def load(vgg, path):
-    network = vgg.weights.open_network(str(path))
-    explainer = vgg.lrp.Explainer([], network._replace(keras=None))
+    network = vgg.network.open_network(str(path))
+    explainer = vgg.explainer.Explainer([], network._replace(keras=None))
     explainer.session.close()
 
 

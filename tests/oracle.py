@@ -1,8 +1,8 @@
 """The rules of Layer-wise Relevance Propagation in NumPy loops, float64: slower and simpler than the scripts.
 
-layer: an entry of a layer table, of kind 'conv': w [height, width, in, out]; 'mean': average pooling, w [1, channels], which
-weighs each mean; or 'dense': w [in, out]. a: inputs of the layer [n, ...]; w, b: weights and bias; r: relevance of its outputs.
-Every rule returns the relevance of a. An output j shares its relevance out in proportion to what it received
+layer: an entry of a layer table; a: inputs of the layer [n, ...], those of an addition side by side along the
+channels; w, b: weights and bias, shaped as model.linear says; r: relevance of its outputs. Every rule returns the
+relevance of a. An output j shares its relevance out in proportion to what it received
 from each input i:
 
     R_i = sum_j z_ij / z_j R_j    with    z_j = sum_i z_ij + bias_j
@@ -13,24 +13,40 @@ import numpy as np
 
 
 def connections(layer, shape, w):
-    """Yields (output index, input index, weight) for inputs of this shape; to the padding there are none."""
+    """Yields (output index, input index, weight) for inputs of this shape; there are none to the padding."""
     if layer.kind == 'dense':
         for n, i, j in np.ndindex(shape[0], *w.shape):
             yield (n, j), (n, i), w[i, j]
         return
     for n, y, x in np.ndindex(shape[0], *output_shape(layer, shape, w)[1:3]):
-        window = [(dy, dx, *place) for dy, dx, place in real_inputs(layer, shape, w, y, x)]
-        for dy, dx, row, column in window:
-            if layer.kind == 'mean':
-                for i in range(shape[3]):
-                    yield (n, y, x, i), (n, row, column, i), w[0, i] / len(window)
-            else:
-                for i, j in np.ndindex(*w.shape[2:]):
-                    yield (n, y, x, j), (n, row, column, i), w[dy, dx, i, j]
+        window = list(real_inputs(layer, shape, w, y, x))
+        for dy, dx, (row, column) in window:
+            for i, j, weight in channels(layer, shape[3], w, dy, dx):
+                yield (n, y, x, j), (n, row, column, i), weight / (len(window) if layer.kind == 'mean' else 1)
+
+
+def channels(layer, inputs, w, dy, dx):
+    """Yields (input channel, output channel, weight) at one place of the window."""
+    if layer.kind == 'conv':
+        for j in range(w.shape[3]):
+            group = j // (w.shape[3] // layer.groups)
+            for i in range(w.shape[2]):
+                yield group * w.shape[2] + i, j, w[dy, dx, i, j]
+    elif layer.kind == 'depthwise':
+        for i, m in np.ndindex(*w.shape[2:]):
+            yield i, i * w.shape[3] + m, w[dy, dx, i, m]
+    else:  # mean, scale and add: a row of w for each of the tensors side by side
+        each = inputs // w.shape[0]
+        for i in range(inputs):
+            yield i, i % each, np.broadcast_to(w, (w.shape[0], each))[i // each, i % each]
 
 
 def window_of(layer, w):
-    return layer.size if layer.kind == 'mean' else w.shape[:2]
+    """Height and width, a dilated kernel's with what lies between its weights."""
+    if layer.kind in ('scale', 'add'):
+        return 1, 1
+    size = layer.size if layer.kind == 'mean' else w.shape[:2]
+    return tuple((side - 1) * step + 1 for side, step in zip(size, layer.dilation))
 
 
 def output_shape(layer, shape, w):
@@ -40,7 +56,8 @@ def output_shape(layer, shape, w):
     sides = []
     for side, over, step, zeros in zip(shape[1:3], window_of(layer, w), np.broadcast_to(layer.stride, 2), paddings(layer, shape, w)):
         sides.append((side + sum(zeros) - over) // step + 1)
-    return shape[0], *sides, w.shape[-1]
+    outputs = {'conv': w.shape[-1], 'depthwise': w.shape[-1] * w.shape[-2]}.get(layer.kind, shape[3] // w.shape[0])
+    return shape[0], *sides, outputs
 
 
 def paddings(layer, shape, w):
@@ -60,9 +77,10 @@ def paddings(layer, shape, w):
 def real_inputs(layer, shape, w, y, x):
     """Yields (row and column within the window, (row, column) within the map) of the inputs of output (y, x)."""
     (top, _), (left, _) = paddings(layer, shape, w)
-    down, right = np.broadcast_to(layer.stride, 2)
-    for dy, dx in np.ndindex(*window_of(layer, w)):
-        row, column = y * down + dy - top, x * right + dx - left
+    (down, right), (below, beside) = np.broadcast_to(layer.stride, 2), layer.dilation
+    height, width = ((side - 1) // step + 1 for side, step in zip(window_of(layer, w), layer.dilation))
+    for dy, dx in np.ndindex(height, width):
+        row, column = y * down + dy * below - top, x * right + dx * beside - left
         if 0 <= row < shape[1] and 0 <= column < shape[2]:
             yield dy, dx, (row, column)
 

@@ -178,6 +178,7 @@ COMPOSITES = {  # rules of the first convolution, of the others in blocks 1-3, i
     'epsilon-plus': (alpha1beta0, alpha1beta0, alpha1beta0, epsilon),
     'epsilon-plus-flat': (flat, alpha1beta0, alpha1beta0, epsilon),
     'epsilon-alpha2beta1': (alpha2beta1, alpha2beta1, alpha2beta1, epsilon),
+    'epsilon-alpha2beta1-flat': (flat, alpha2beta1, alpha2beta1, epsilon),
     'epsilon-gamma-box': (zbeta, gamma, gamma, epsilon),
     'montavon2019': (zbeta, gamma, lifted, plain),
 }

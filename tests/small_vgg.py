@@ -56,8 +56,9 @@ def run(main, capsys, *arguments):
         status = end.code
     out, err = capsys.readouterr()
     lines = out.splitlines()
-    network = lines.pop(0) if lines and ' convolution' in lines[0] else None
-    summary = lines.pop() if lines and lines[-1].endswith('pictures a second') else None
+    network = next((line for line in lines if ' convolution' in line), None)
+    lines = [line for line in lines if line is not network]
+    summary = lines.pop() if lines and ' explained, ' in lines[-1] else None
     return SimpleNamespace(status=status, network=network, out=lines, summary=summary, err=err.splitlines())
 
 

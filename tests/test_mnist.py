@@ -12,14 +12,14 @@ LAYERS = ['pixels', 'conv1', 'conv2', 'pool', 'flatten', 'dense1', 'dense2']
 
 def shares(explained, rule):
     """Sum of relevance / logit of each digit at each layer: [n, 7]."""
-    return explained[f'sums/{rule}'] / explained['logits'].max(1, keepdims=True)
+    return explained.sums[rule] / explained.logits.max(1, keepdims=True)
 
 
 def test_deep_taylor_conserves_down_to_the_pixels(explained):
-    assert explained['sums/deep-taylor'].shape == (250, len(LAYERS))
+    assert explained.sums['deep-taylor'].shape == (250, len(LAYERS))
     assert np.abs(shares(explained, 'deep-taylor') - 1).max() < 1e-5
-    pixels = explained['relevance/deep-taylor'].sum((1, 2), dtype=np.float64)
-    np.testing.assert_allclose(pixels, explained['logits'].max(1), rtol=1e-5)
+    pixels = explained.relevance['deep-taylor'].sum((1, 2), dtype=np.float64)
+    np.testing.assert_allclose(pixels, explained.logits.max(1), rtol=1e-5)
 
 
 def test_zplus_conserves_above_the_pixels(explained):
@@ -30,36 +30,36 @@ def test_zplus_conserves_above_the_pixels(explained):
 
 
 def test_deep_taylor_and_zplus_are_never_negative(explained):
-    assert explained['relevance/deep-taylor'].min() >= 0 and explained['relevance/zplus'].min() >= 0
-    assert explained['relevance/epsilon'].min() < 0
+    assert explained.relevance['deep-taylor'].min() >= 0 and explained.relevance['zplus'].min() >= 0
+    assert explained.relevance['epsilon'].min() < 0
 
 
 def test_relevance_of_black_pixels(explained, digits):
     """Black can speak for a class, says zB; the rules that weigh by the input give it nothing."""
     black = digits[0] == 0
-    assert not explained['relevance/zplus'][black].any() and not explained['relevance/epsilon'][black].any()
-    found = explained['relevance/deep-taylor']
+    assert not explained.relevance['zplus'][black].any() and not explained.relevance['epsilon'][black].any()
+    found = explained.relevance['deep-taylor']
     assert found[black].sum() > 0.05 * found.sum()
 
 
 def test_epsilon_is_gradient_times_input(logdir, digits):
     """Of the whole network with its biases, for any target."""
-    lrp, images = scripts('mnist').lrp, digits[0][:50] / np.float32(255)
-    explainer = lrp.Explainer(['epsilon'], logdir)
+    images = digits[0][:50] / np.float32(255)
+    explainer = scripts('mnist').explainer.Explainer(['epsilon'], logdir, gradient=True)
     expected = images * explainer.gradient(images, 4)
-    wrong = np.abs(explainer(images, 4)['relevance/epsilon'] - expected)
+    wrong = np.abs(explainer(images, 4).relevance['epsilon'] - expected)
     assert (wrong.max((1, 2)) < 0.01 * np.abs(expected).max((1, 2))).all()
 
 
 def test_target(explainer, explained, digits):
     results = explainer(digits[0][:20] / np.float32(255), 3)
-    assert (results['targets'] == 3).all() and (explained['targets'] == explained['logits'].argmax(1)).all()
+    assert (results.targets == 3).all() and (explained.targets == explained.logits.argmax(1)).all()
     for rule in RULES:
-        logits, starts = results['logits'][:, 3], results[f'sums/{rule}'][:, -1]
+        logits, starts = results.logits[:, 3], results.sums[rule][:, -1]
         at_logit = (logits > 0) | (rule == 'epsilon')  # else at the evidence
         np.testing.assert_allclose(starts[at_logit], logits[at_logit], rtol=1e-6)
         assert (~at_logit).sum() == 0 if rule == 'epsilon' else (starts > 0).all() and not at_logit.all()
-    np.testing.assert_allclose(results['sums/deep-taylor'][:, 0], results['started/deep-taylor'][:, 0], rtol=1e-4)
+    np.testing.assert_allclose(results.sums['deep-taylor'][:, 0], results.started['deep-taylor'][:, 0], rtol=1e-4)
 
 
 def test_neighbours_in_the_batch_do_not_matter(explainer, explained, digits):
@@ -67,8 +67,8 @@ def test_neighbours_in_the_batch_do_not_matter(explainer, explained, digits):
     for batch, place in ([17], 0), ([3, 17, 99], 1), ([17] * 5, 4):
         found = explainer(digits[0][batch] / np.float32(255))
         for rule in RULES:
-            expected = explained[f'relevance/{rule}'][17]
-            wrong = np.abs(found[f'relevance/{rule}'][place] - expected).max()
+            expected = explained.relevance[rule][17]
+            wrong = np.abs(found.relevance[rule][place] - expected).max()
             assert wrong < 1e-5 * np.abs(expected).max()
 
 
@@ -84,7 +84,7 @@ def test_graph_is_built_once_and_small(explainer, digits):
 
 def rows(printed, rule):
     """The lines of a rule's table: [[digit, seen as, target, logit, shares ...], ...]."""
-    table = printed.split(f'{rule}: sum of relevance / what it started with, at each layer\n')[1].split('\n\n')[0].split('\n')
+    table = printed.split(f'{rule}: sum of relevance / what it started from, at each layer\n')[1].split('\n\n')[0].split('\n')
     assert table[0].split()[-len(LAYERS):] == LAYERS
     return [[float(word) for word in line.split() if word not in ('logit', 'evidence')] for line in table[1:]]
 
@@ -132,10 +132,11 @@ def test_saved_relevance(logdir, small, digits, tmp_path):
     with np.load(tmp_path / 'relevance.npz', allow_pickle=False) as file:
         saved = dict(file)
     pictures = ['images', *(f'relevance/{rule}' for rule in RULES)]
-    assert {name: (array.shape, array.dtype) for name, array in saved.items()} == {
-        'index': ((3,), np.int64), 'targets': ((3,), np.int64), 'logits': ((3, 10), np.float32),
+    assert {name: (array.shape, array.dtype) for name, array in saved.items() if name != 'digits'} == {
+        'targets': ((3,), np.int64), 'logits': ((3, 10), np.float32),
         **{name: ((3, 28, 28), np.float32) for name in pictures}}
-    assert list(saved['index']) == indices and list(saved['targets']) == [3, 3, 3]
+    assert list(saved.pop('digits')) == [f'digit {i} of small.npz' for i in indices]
+    assert list(saved['targets']) == [3, 3, 3]
     np.testing.assert_allclose(saved['images'], digits[0][indices] / 255, rtol=1e-6)
     assert not saved['relevance/zplus'][saved['images'] == 0].any()
     sums = {rule: saved[f'relevance/{rule}'].sum((1, 2), dtype=np.float64) for rule in RULES}
@@ -153,11 +154,13 @@ def test_all_digits(logdir, small, digits, explained, tmp_path):
                       '--logdir', logdir, '--results', tmp_path, cwd=tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ['relevance.npz']
     with np.load(tmp_path / 'relevance.npz', allow_pickle=False) as saved:
-        assert list(saved['index']) == list(range(250))
+        assert len(saved['digits']) == 250
+        assert saved['digits'][7] == 'digit 7 of small.npz'
         np.testing.assert_allclose(saved['images'], digits[0] / 255, rtol=1e-6)
-        for name in 'logits', 'relevance/deep-taylor':
-            np.testing.assert_allclose(saved[name], explained[name], rtol=0, atol=1e-4)
-    accuracy = np.mean(explained['logits'].argmax(1) == digits[1])
+        for name, expected in [('logits', explained.logits),
+                               ('relevance/deep-taylor', explained.relevance['deep-taylor'])]:
+            np.testing.assert_allclose(saved[name], expected, rtol=0, atol=1e-4)
+    accuracy = np.mean(explained.logits.argmax(1) == digits[1])
     assert f'250 digits, accuracy {accuracy:.2%}' in printed
     name, *worst = printed.splitlines()[-1].split()
     assert name == 'deep-taylor' and len(worst) == len(LAYERS) and max(map(float, worst)) < 1e-5
@@ -212,23 +215,6 @@ def test_bad_options_are_named(refused, logdir, tiny, tmp_path, options, words):
     assert all(word in line for word in words)
 
 
-def test_plain(logdir, small, tmp_path):
-    """Each heatmap alone and over the digit, of the digit's size; white at zero, red above, blue below."""
-    succeed('mnist/lrp.py', '--digit', 3, '--plain', '--save-relevance', '--rule', *RULES[1:], '--data', small, '--logdir', logdir,
-            '--results', tmp_path, cwd=tmp_path)
-    names = [f'3_{rule}{kind}.png' for rule in RULES[1:] for kind in ('', '_over')]
-    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(['3.jpg', 'relevance.npz', *names])
-    with np.load(tmp_path / 'relevance.npz') as saved:
-        digit, maps = saved['images'][0], {rule: saved[f'relevance/{rule}'][0] for rule in RULES[1:]}
-    for rule, r in maps.items():
-        plain, over = (np.asarray(Image.open(tmp_path / f'3_{rule}{kind}.png'), np.int64) for kind in ('', '_over'))
-        strength = (np.abs(r) / np.abs(r).max())[..., None]
-        assert plain.shape == over.shape == (28, 28, 3) and (plain[r == 0] >= 253).all()
-        assert (plain[r > 0.1 * r.max()][:, 0] > plain[r > 0.1 * r.max()][:, 2]).all()
-        assert (plain[r < -0.1 * r.max()][:, 0] < plain[r < -0.1 * r.max()][:, 2]).all()
-        assert np.abs(over - np.sqrt(strength) * plain - (1 - np.sqrt(strength)) * 255 * digit[..., None]).max() <= 1
-
-
 def test_help(capsys):
     with pytest.raises(SystemExit) as stop:
         scripts('mnist').lrp.main(['--help'])
@@ -239,21 +225,31 @@ def test_help(capsys):
         assert option in printed
 
 
-def test_no_picture_could_be_written(logdir, small, tmp_path, capsys):
-    (tmp_path / 'index_3.jpg').mkdir()
-    with pytest.raises(SystemExit) as stop:
-        scripts('mnist').lrp.main(['--index', '3', '--data', str(small), '--logdir', str(logdir), '--results', str(tmp_path)])
+def test_other_files_are_never_replaced(logdir, small, tmp_path, capsys):
+    """Neither a photograph nor the result of another digit; the same digit's result is."""
+    options = ['--data', str(small), '--logdir', str(logdir), '--results', str(tmp_path)]
+    lrp = scripts('mnist').lrp
+
+    def status(*more):
+        try:
+            lrp.main([*options, *more])
+        except SystemExit as stop:
+            return stop.code
+    photograph = Image.new('RGB', (9, 9))
+    photograph.save(tmp_path / '3.jpg', comment=b'holiday')
+    before = (tmp_path / '3.jpg').read_bytes()
+    assert status('--digit', '3', '4') == 1
     out, err = capsys.readouterr()
-    assert stop.value.code == 1 and len(err.splitlines()) == 1 and 'index_3.jpg' in err and 'wrote 0 pictures' in out
-
-
-def test_a_result_whose_place_is_taken_fails_alone(logdir, small, tmp_path, capsys):
-    (tmp_path / 'index_3.jpg').mkdir()
-    with pytest.raises(SystemExit) as stop:
-        scripts('mnist').lrp.main(['--index', '3', '4', '--save-relevance', '--data', str(small), '--logdir', str(logdir), '--results', str(tmp_path)])
-    err = capsys.readouterr().err
-    assert stop.value.code == 1 and len(err.splitlines()) == 1 and 'index_3.jpg' in err
-    assert {path.name for path in tmp_path.iterdir()} == {'index_3.jpg', 'index_4.jpg', 'relevance.npz'}
+    assert '3.jpg is no result of this script' in err and '--overwrite' in err and '4.jpg' in out
+    assert (tmp_path / '3.jpg').read_bytes() == before and len(err.splitlines()) == 1
+    assert not status('--digit', '4', '--seed', '2') and not status('--digit', '3', '--overwrite')
+    assert (tmp_path / '3.jpg').read_bytes() != before
+    photograph.save(tmp_path / 'index_5.png')
+    assert not status('--index', '5', '--save-relevance')
+    Image.fromarray(np.uint8(np.pad(np.ones((8, 3)) * 255, 10))).save(tmp_path / 'index_5.png')
+    assert status('--image', str(tmp_path / 'index_5.png')) == 1
+    assert 'index_5.jpg is the result of digit 5 of small.npz' in capsys.readouterr().err
+    assert status('--index', '6', '--save-relevance') == 2  # relevance.npz is of another digit
 
 
 @pytest.mark.parametrize('options, name', [(['--image', 'own/7.jpg', '--results', 'own'], '7.jpg'),
@@ -270,8 +266,9 @@ def test_inputs_are_never_overwritten(refused, logdir, small, tmp_path, monkeypa
 
 
 def test_numbers_that_are_not_finite_are_not_drawn(refused, logdir, small, tmp_path, monkeypatch):
-    lrp = scripts('mnist').lrp
-    explain = lrp.Explainer.__call__
-    monkeypatch.setattr(lrp.Explainer, '__call__', lambda *arguments: {name: values * np.nan for name, values in explain(*arguments).items()})
+    explainer = scripts('mnist').explainer.Explainer
+    explain = explainer.__call__
+    monkeypatch.setattr(explainer, '__call__', lambda *arguments: (
+        found := explain(*arguments))._replace(logits=found.logits * np.nan))
     line = refused('mnist/lrp.py', '--index', '3', '--data', small, '--logdir', logdir, '--results', tmp_path / 'r')
     assert 'not finite' in line and not list((tmp_path / 'r').iterdir())

@@ -146,8 +146,8 @@ def score(classify, images, condition, seed):
     right = 0
     for file, truth in zip(photographs(images, condition, seed), expected):
         try:
-            right += classify(scripts('mnist').pictures.digit(file)[None]).argmax() == truth
-        except ValueError:
+            right += classify(scripts('mnist').digit.digit(file)[None]).argmax() == truth
+        except scripts('mnist').common.Refused:
             pass  # not found
     return right
 
@@ -156,8 +156,8 @@ def score(classify, images, condition, seed):
 def seen(explainer, explained, digits):
     """12 test digits that the small network is sure of."""
     images, labels = digits
-    logits = np.sort(explained['logits'], 1)
-    sure = (explained['logits'].argmax(1) == labels) & (logits[:, -1] - logits[:, -2] > 2)
+    logits = np.sort(explained.logits, 1)
+    sure = (explained.logits.argmax(1) == labels) & (logits[:, -1] - logits[:, -2] > 2)
     return images[np.flatnonzero(sure)[:12]]
 
 
@@ -171,8 +171,8 @@ def test_digits_in_photographs_are_seen(explainer, seen, condition, least):
 
 
 def refusal(file):
-    with pytest.raises(ValueError, match='nothing like one digit found') as error:
-        scripts('mnist').pictures.digit(file)
+    with pytest.raises(scripts('mnist').common.Refused, match='nothing like one digit found') as error:
+        scripts('mnist').digit.digit(file)
     return str(error.value)
 
 
@@ -189,8 +189,8 @@ def test_two_digits_are_refused(digits):
     for seed in range(12):
         file = photograph(digits[0][[seed, seed + 40]], np.random.default_rng(seed), fall=0.3)
         try:
-            scripts('mnist').pictures.digit(file)
-        except ValueError as error:
+            scripts('mnist').digit.digit(file)
+        except scripts('mnist').common.Refused as error:
             refused += 'pieces' in str(error)
     assert refused >= 10
 

@@ -19,11 +19,10 @@ TABLES = {
         Layer('flatten', 'flatten'), Layer('hidden', 'dense', (40,)), Layer('logits', 'dense', (10,)),""",
 }
 WRONG = {  # name: table, words of the message
-    'dense without flatten': ("Layer('a', 'conv', (3, 3, 4)), Layer('b', 'dense', (10,)),", ['b', 'flatten']),
-    'eleven logits': ("Layer('f', 'flatten'), Layer('b', 'dense', (11,)),", ['b', '[11]', '10']),
-    'no dense layer': ("Layer('a', 'conv', (3, 3, 10)),", ['a', 'last layer']),
-    'one name twice': ("Layer('f', 'flatten'), Layer('b', 'dense', (20,)), Layer('b', 'dense', (10,)),", ['b', 'twice']),
-    'unknown kind': ("Layer('f', 'flatten'), Layer('b', 'lstm', (10,)),", ['b', 'lstm']),
+    'eleven logits': ("Layer('f', 'flatten'), Layer('b', 'dense', (11,)),", ['11', '10']),
+    'no dense layer': ("Layer('a', 'conv', (3, 3, 10)),", ['conv', 'last layer']),
+    'one name twice': ("Layer('f', 'flatten'), Layer('b', 'dense', (20,)), Layer('b', 'dense', (10,)),",
+                       ['same name']),
 }
 
 
@@ -53,7 +52,7 @@ def test_edited_table_is_all_there_is_to_edit(edited, small, tmp_path, name):
     assert accuracy > 50
     explained = run('lrp.py', '--index', 'all', '--data', small, '--rule', 'deep-taylor', 'zplus', 'epsilon', '--save-relevance')
     assert (explained.returncode, explained.stderr) == (0, '')
-    lines = explained.stdout.splitlines()
+    lines = explained.stdout.splitlines()[1:]  # after what was written
     layers = re.findall(r"Layer\('(\w+)'", TABLES[name])
     assert lines[2].split() == ['pixels', *layers]
     losses = {line.split()[0]: list(map(float, line.split()[1:])) for line in lines[3:]}

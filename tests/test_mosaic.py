@@ -70,7 +70,7 @@ def colours(tmp_path):
 
 
 def shares(lines):
-    """{method: [share alone, share held against the others]} of the printed table."""
+    """{method: [share alone, share compared with the others]} of the printed table."""
     rows = [line.split() for line in lines if line.endswith(']')]
     return {' '.join(words[:-6] if len(words) > 6 else words[:-3]): [float(word) for word in words if word.replace('.', '').isdigit()]
             for words in rows}
@@ -99,7 +99,7 @@ def test_seed_and_batches(colours, capsys, tmp_path):
 
 def test_fewer_than_four_classes_are_told(colours, capsys):
     end = run(mosaic.main, capsys, *colours[:4], *colours[8:])
-    assert end.status == 2 and len(end.err) == 1 and 'a mosaic needs pictures of four classes; of 2' in end.err[0]
+    assert end.status == 2 and len(end.err) == 1 and 'a mosaic needs pictures of four classes' in end.err[0]
 
 
 def test_pictures_that_cannot_be_read_are_named(colours, capsys, tmp_path):
@@ -111,5 +111,5 @@ def test_edges_know_no_class():
     """The steepness of brightness, whatever its direction; a plain picture has none."""
     image = np.zeros((6, 8, 3), np.uint8)
     image[:, 4:] = 90
-    found = scripts('vgg').pictures.edge_strength(image)
+    found = scripts('vgg').evaluate.edge_strength(image)
     assert (found[:, 3:5] == 45).all() and not found[:, :3].any() and not found[:, 5:].any()

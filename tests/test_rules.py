@@ -1,306 +1,319 @@
-"""The rules that both folders have, against the oracle and against what the papers claim of them."""
-import inspect
-import os
-import subprocess
-import sys
+"""Every rule of vgg/rules.py on every linear kind of layer, against NumPy loops; the walk through branches."""
+from functools import partial
 
-from conftest import ROOT, scripts
+from conftest import scripts
 import numpy as np
 import oracle
 import pytest
 
-LAYERS = {  # kind, shape of the weights, shape of the inputs
-    'conv': ('conv', (3, 3, 2, 3), (2, 4, 5, 2)),
-    'conv of 2x3 pixels': ('conv', (3, 3, 3, 4), (3, 2, 3, 3)),
-    'conv of one pixel': ('conv', (3, 3, 2, 4), (3, 1, 1, 2)),
-    '5x5 conv': ('conv', (5, 5, 1, 2), (2, 3, 4, 1)),
-    'dense': ('dense', (6, 5), (4, 6)),
+vgg = scripts('vgg')
+Layer, rules, tf = vgg.model.Layer, vgg.rules, vgg.model.tf
+
+
+def layer(kind, size=(), **geometry):
+    return Layer('layer', kind, ('pixels',), size, **geometry)
+
+
+LAYERS = {  # the layer, the shape of its inputs, the shape of w where that is not its size
+    'conv': (layer('conv', (3, 3, 3, 4), padding='SAME'), (2, 4, 5, 3)),
+    'conv, one channel': (layer('conv', (3, 3, 1, 2), padding='SAME'), (2, 3, 4, 1)),
+    'conv of one pixel': (layer('conv', (3, 3, 2, 4), padding='SAME'), (3, 1, 1, 2)),
+    'conv, strided': (layer('conv', (2, 3, 2, 3), stride=(2, 1), padding='SAME'), (2, 5, 4, 2)),
+    'conv, not padded': (layer('conv', (3, 2, 2, 3), stride=(2, 2)), (2, 6, 5, 2)),
+    'conv, padded otherwise': (layer('conv', (3, 3, 2, 3), stride=(2, 2), padding=((1, 2), (0, 2))), (2, 4, 4, 2)),
+    'conv, dilated': (layer('conv', (2, 3, 2, 3), padding='SAME', dilation=(2, 2)), (2, 5, 6, 2)),
+    'conv, grouped': (layer('conv', (3, 3, 2, 6), padding='SAME', groups=3), (2, 4, 3, 6)),
+    'depthwise': (layer('depthwise', (3, 3, 3, 1), stride=(2, 2), padding='SAME'), (2, 5, 4, 3)),
+    'depthwise, multiplied': (layer('depthwise', (3, 2, 2, 2)), (2, 4, 4, 2)),
+    'depthwise, dilated': (layer('depthwise', (2, 2, 2, 1), padding='SAME', dilation=(2, 2)), (2, 4, 5, 2)),
+    'dense': (layer('dense', (6, 5)), (4, 6)),
+    'mean': (layer('mean', (2, 3), stride=(2, 2)), (2, 4, 7, 3), (1, 1)),
+    'mean, padded': (layer('mean', (3, 3), stride=(2, 2), padding='SAME'), (2, 4, 5, 3), (1, 1)),
+    'scale': (layer('scale', (1, 3)), (2, 3, 2, 3)),
+    'add': (layer('add'), (2, 3, 2, 4), (2, 1)),
+    'add of three': (layer('add'), (2, 2, 2, 6), (3, 1)),
 }
-SHARED = ['tiny', 'stabilise', 'zplus', 'zbeta', 'epsilon', 'max_pool', 'unflatten', 'relevance']
-CONTENTS = ['mixed', 'weights <= 0', 'weights zero', 'inputs zero', 'one input', 'large', 'small']
-BOUNDS = {'zero to one': (0.0, 1.0), 'nearly zero to one': (-1e-6, 1.0), 'around zero': (-0.5, 2.0),
-          'per channel': None}
+LOW, HIGH = -1.0, 2.5
+RULES = {  # ours, the oracle's, and whether inputs may have both signs
+    'zplus': (rules.zplus, oracle.zplus, False),
+    'zplus, signed': (rules.zplus_signed, oracle.zplus, True),
+    'zbeta': (partial(rules.zbeta, low=LOW, high=HIGH), partial(oracle.zbeta, low=LOW, high=HIGH), True),
+    'wsquare': (rules.wsquare, oracle.wsquare, True),
+    'flat': (rules.flat, oracle.flat, True),
+    'epsilon': (partial(rules.epsilon, eps=0.1), partial(oracle.epsilon, eps=0.1), True),
+    'gamma': (rules.gamma, oracle.gamma, False),
+    'gamma, signed': (rules.gamma_signed, oracle.gamma_signed, True),
+    'alpha1': (rules.ALPHA1, partial(oracle.alpha_beta, alpha=1, beta=0), False),
+    'alpha2': (rules.ALPHA2, partial(oracle.alpha_beta, alpha=2, beta=1), False),
+    'alpha1, signed': (rules.ALPHA1, partial(oracle.alpha_beta, alpha=1, beta=0), True),
+    'alpha2, signed': (rules.ALPHA2, partial(oracle.alpha_beta, alpha=2, beta=1), True),
+    'lifted': (partial(rules.lifted, share=0.25), oracle.rms, True),
+}
+EQUAL = {'flat'}  # rules that take no notice of w; pooling and additions have none of their own
 
 
-@pytest.fixture(params=LAYERS)
-def place(request, folder):
-    """A layer, the shape of its weights and of its inputs."""
-    kind, weights, inputs = LAYERS[request.param]
-    return folder.model.Layer('layer', kind, weights), weights, inputs
+def numbers(place, odd, signed):
+    """Draws a, w, b and r of a layer, float32: a of both signs or none negative.
+
+    odd: the weights into the first output are negative and those into the second are zero.
+    Otherwise the batch holds usual inputs, none, a single one, large ones and small ones.
+    """
+    kind, inputs, *shape = LAYERS[place]
+    shape, rng = shape[0] if shape else kind.size, np.random.default_rng(sum(inputs) + 1)
+    own = kind.kind not in ('mean', 'add')
+    w = rng.normal(size=shape) if own else np.ones(shape)
+    r = rng.normal(size=oracle.output_shape(kind, inputs, w))
+    b = rng.normal(size=r.shape[-1]) if own else np.zeros(1)
+    a = rng.normal(size=inputs)
+    a = np.clip(a, LOW, HIGH) if signed else np.maximum(a, 0)
+    if odd and own:
+        outputs = w.reshape(-1, w.shape[-1])
+        outputs[:, 0], outputs[:, -1], b[-1] = -np.abs(outputs[:, 0]), 0, 0
+        r[..., -1] *= 1e3
+    if not odd:
+        single = np.where(np.arange(a.size).reshape(a.shape) == a.size // 2, 0.7, 0)
+        a = np.concatenate([a, 0 * a, single, 1e4 * a, 1e-4 * a])
+        r = np.concatenate([r, r, r, 1e4 * r, 1e-4 * r])
+    return [np.float32(x) for x in (a, w, b, r)]
 
 
-@pytest.fixture
-def linear(folder, evaluate):
-    """A function: the linear part of a layer, computed by the folder's model."""
-    return lambda layer, a, w: evaluate(lambda a: folder.model.linear(layer, a, folder.lrp.tf.constant(w)), a)
+def run(build, dtype='float32'):
+    """The values of what build() makes in a graph of its own; dtype: of what it makes of arrays."""
+    kept = []
+
+    def weights(w, b):
+        kept.append(vgg.model.Weights(tf.constant(w, dtype), tf.constant(b, dtype)))
+        return kept[-1]
+    with tf.Graph().as_default(), tf.Session() as session:
+        made = build(lambda x: tf.placeholder_with_default(tf.constant(x, dtype), [None, *np.shape(x)[1:]]), weights)
+        for each in kept:
+            for variable in each.kept:
+                session.run(variable.initializer)
+        return session.run(made)
 
 
-@pytest.fixture
-def propagate(folder, evaluate):
-    """A function: the relevance that the folder's rule of this name gives to a."""
-    lrp, model = folder.lrp, folder.model
+@pytest.fixture(scope='module')
+def propagated():
+    """A function: the relevance of a layer's inputs by a rule; all rules of a layer in one graph."""
+    known = {}
 
-    def relevance(rule, layer, a, w, b, r, *options):
-        def op(a, r):
-            return getattr(lrp, rule)(layer, a, model.Weights('layer', lrp.tf.constant(w), lrp.tf.constant(b)), r, *options)
-        return evaluate(op, a, r)
+    def relevance(place, rule, odd=False, dtype='float32'):
+        if (place, dtype) not in known:
+            def build(tensor, weights):
+                found = {}
+                for case in False, True:
+                    kept = None
+                    for name, (function, _, signed) in RULES.items():
+                        each = LAYERS[place][0]._replace(low=-np.inf if signed else 0.0)
+                        a, w, b, r = numbers(place, case, signed)
+                        kept = kept or weights(w, b)  # shared, as the composites of a run share it
+                        found[name, case] = function(each, tensor(a), kept, tensor(r))
+                return found
+            known[place, dtype] = run(build, dtype)
+        return known[place, dtype][rule, odd]
     return relevance
 
 
-@pytest.fixture
-def dense(folder):
-    """A dense layer."""
-    return folder.model.Layer('layer', 'dense')
+@pytest.mark.parametrize('rule', RULES)
+@pytest.mark.parametrize('place', LAYERS)
+def test_rule(propagated, place, rule):
+    _, truth, signed = RULES[rule]
+    for odd in False, True:
+        a, w, b, r = numbers(place, odd, signed)
+        found = propagated(place, rule, odd)
+        expected = truth(LAYERS[place][0], a, np.ones_like(w) if rule in EQUAL else w, b, r)
+        assert np.isfinite(found).all()
+        for one, other in zip(found, expected):
+            np.testing.assert_allclose(one, other, rtol=1e-3,
+                                       atol=1e-4 * np.abs(other).max() + 1e-30)
 
 
-def made(folder, name, kind, size, stride):
-    """A layer as the folder's table states it: ReLU and strides by row and column are said in vgg/ alone."""
-    if folder is scripts('mnist'):
-        return folder.model.Layer(name, kind, size, stride)
-    return folder.model.Layer(name, kind, size, (stride, stride))
-
-
-@pytest.fixture
-def pool(folder, evaluate):
-    """A function: relevance through 2x2 max-pooling."""
-    layer = made(folder, 'layer', 'max', (2, 2), 2)
-    return lambda a, r: evaluate(lambda a, r: folder.lrp.max_pool(layer, a, None, r), np.float32(a), np.float32(r))
-
-
-def numbers(place, content='mixed', signed=False):
-    """Draws a, w, b and r of a layer: a >= 0 unless signed, r of both signs."""
-    _, shape, inputs = place
-    rng = np.random.default_rng(sum(inputs))
-    outputs = inputs[:-1] + (shape[-1],)
-    a, w, b, r = (rng.normal(size=size).astype(np.float32) for size in (inputs, shape, shape[-1], outputs))
-    a = a if signed else np.maximum(a, 0)
-    if content == 'weights <= 0':
-        w = -np.abs(w)
-    if content == 'weights zero':
-        w = np.zeros_like(w)
-    if content == 'inputs zero':
-        a = np.zeros_like(a)
-    if content == 'one input':
-        a = np.where(np.arange(a.size).reshape(a.shape) == a.size // 2, np.float32(0.7), np.float32(0))
-    scale = np.float32({'large': 1e4, 'small': 1e-4}.get(content, 1))
-    return scale * a, w, scale * b, scale * r
-
-
-def bounded(a, bounds):
-    """Squeezes inputs between bounds, None: others for each channel. Returns them with low and high."""
-    channels = np.arange(a.shape[-1], dtype=np.float32)
-    low, high = np.float32(bounds or (-0.25 - channels, 0.5 + 0.5 * channels))
-    return np.float32(np.clip(low + (high - low) * (0.5 + 0.5 * np.tanh(a)), low, high)), low, high
+@pytest.mark.parametrize('rule', ['zplus, signed', 'gamma, signed', 'alpha2, signed', 'wsquare'])
+@pytest.mark.parametrize('place', ['conv, dilated', 'conv, grouped', 'depthwise, dilated'])
+def test_rule_in_double_precision(propagated, place, rule):
+    a, w, b, r = numbers(place, False, RULES[rule][2])
+    expected = RULES[rule][1](LAYERS[place][0], a, w, b, r)
+    found = propagated(place, rule, dtype='float64')
+    np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-8 * np.abs(expected).max())
 
 
 def sums(r):
-    """The sum of each image's relevance."""
     return r.reshape(len(r), -1).sum(1, dtype=np.float64)
 
 
-def assert_close(found, expected, share=1e-5):
-    """Equal up to float32 rounding: a share of the number itself and of the largest one of the layer."""
-    assert np.isfinite(found).all()
-    np.testing.assert_allclose(found, expected, rtol=10 * share, atol=share * np.abs(expected).max())
+@pytest.mark.parametrize('place', LAYERS)
+def test_conservation(propagated, place):
+    """z+ wherever an input meets a weight of its sign, w^2 and flat everywhere."""
+    for rule in 'zplus, signed', 'wsquare', 'flat':
+        a, w, b, r = numbers(place, False, True)
+        received = np.full(r.shape, rule != 'zplus, signed')
+        for j, i, weight in [] if received.all() else oracle.connections(LAYERS[place][0], a.shape, w):
+            received[j] |= a[i] * weight > 0
+        lost = sums(propagated(place, rule)) - sums(np.where(received, r, 0))
+        assert (np.abs(lost) <= 1e-5 * sums(np.abs(r))).all(), rule
 
 
-@pytest.mark.parametrize('content', CONTENTS)
-def test_zplus(propagate, place, content):
-    arrays = numbers(place, content)
-    assert_close(propagate('zplus', place[0], *arrays), oracle.zplus(place[0], *arrays))
+def test_alpha_beta_by_hand():
+    """Two denominators. Rising 2 + 2 with the bias, falling -3: R = 2 * 8 * 2/4 - 8 * 3/3; with a bias of -1
+    rising 2, falling -3 - 1: R = 2 * 8 * 2/2 - 8 * 3/4."""
+    dense = layer('dense', (2, 1), low=-np.inf)
+
+    def build(tensor, weights):
+        return [rules.ALPHA2(dense, tensor([[1.0, -3.0]]), weights([[2.0], [1.0]], [b]), tensor([[8.0]])) for b in (2.0, -1.0)]
+    np.testing.assert_allclose(run(build), [[[8, -8]], [[16, -6]]], rtol=1e-6)
 
 
-@pytest.mark.parametrize('content', CONTENTS)
-@pytest.mark.parametrize('bounds', BOUNDS)
-def test_zbeta(propagate, place, content, bounds):
-    a, w, b, r = numbers(place, content, signed=True)
-    a, low, high = bounded(a, BOUNDS[bounds])
-    found = propagate('zbeta', place[0], a, w, b, r, low, high)
-    assert_close(found, oracle.zbeta(place[0], a, w, b, r, low, high))
+def test_flat_leaves_out_padding():
+    """Of 2x3 outputs the four at the corners read 4 pixels, the middle ones 6."""
+    conv, r = layer('conv', (3, 3, 1, 1), padding='SAME'), np.ones((1, 2, 3, 1))
+    found = run(lambda tensor, weights: rules.flat(conv, tensor(-7 * r), weights(np.zeros((3, 3, 1, 1)), [1]), tensor(r)))
+    np.testing.assert_allclose(found[0, ..., 0], [[2 / 4 + 2 / 6, 4 / 4 + 2 / 6, 2 / 4 + 2 / 6]] * 2, rtol=1e-6)
 
 
-@pytest.mark.parametrize('shade', [0.0, 1.0, np.float32(-1e-6)])
-def test_zbeta_of_one_shade(propagate, place, shade):
-    """All black, all white, all at the lowest value, where an output with positive weights only has z = 0."""
-    _, w, b, r = numbers(place)
-    w[..., 0] = np.abs(w[..., 0])
-    a = np.full(place[2], shade, np.float32)
-    found = propagate('zbeta', place[0], a, w, b, r, -1e-6, 1.0)
-    assert_close(found, oracle.zbeta(place[0], a, w, b, r, np.float32(-1e-6), 1.0))
+@pytest.mark.parametrize('shade, sign', [('low', 1), ('high', -1)])
+def test_box_loses_nothing_on_black_or_white_under_weights_of_one_sign(shade, sign):
+    conv, (_, w, b, r) = LAYERS['conv'][0]._replace(low=[-104, -117, -124], high=[151, 138, 131]), numbers('conv', False, True)
+    a = np.broadcast_to(np.float32(getattr(conv, shade)), (len(r), 4, 5, 3))
+    found = run(lambda tensor, weights: rules.box(conv, tensor(a), weights(sign * np.abs(w), b), tensor(r)))
+    np.testing.assert_allclose(sums(found), sums(r), rtol=0, atol=1e-3 * np.abs(r).sum())
 
 
-@pytest.mark.parametrize('content', CONTENTS)
-@pytest.mark.parametrize('eps', [1e-6, 0.25])
-def test_epsilon(propagate, place, content, eps):
-    arrays = numbers(place, content, signed=True)
-    assert_close(propagate('epsilon', place[0], *arrays, eps), oracle.epsilon(place[0], *arrays, eps), 1e-4)
-
-
-def test_epsilon_is_1e_6_unless_given(propagate, dense):
-    """a = 2e-6 and weights 1 and -1: two thirds of the relevance arrive, of the negative output too."""
-    a, r = np.float32([[2e-6]]), np.float32([[3.0, 6.0]])
-    assert_close(propagate('epsilon', dense, a, np.float32([[1, -1]]), np.float32([0, 0]), r), [[2.0 + 4.0]])
-
-
-def test_epsilon_takes_the_sign_of_zero_for_positive(propagate, dense):
-    """z = 1 * 2 - 2 * 1 = 0: each input gets what it gave, divided by +eps."""
-    a, r = np.float32([[1, 2]]), np.float32([[3.0]])
-    w, b = np.float32([[2], [-1]]), np.float32([0])
-    assert_close(propagate('epsilon', dense, a, w, b, r, 0.5), [[12.0, -12.0]])
-
-
-@pytest.mark.parametrize('rule', ['zplus', 'epsilon'])
-def test_output_without_inputs_sends_nothing(propagate, place, rule):
-    """It has nobody to give its relevance to, though its bias may have lifted it."""
-    a, w, b, r = numbers(place, 'inputs zero')
-    assert not propagate(rule, place[0], a, w, b + 1, 1e6 * r).any()
-
-
-def test_dead_output_leaves_the_others_alone(propagate, dense):
-    """Outputs receive 2, nothing and 3; the second one's relevance of 1000 stays where it is."""
-    a, r = np.float32([[1, 2]]), np.float32([[4.0, 1e3, 6.0]])
-    w, b = np.float32([[1, -1, 3], [0.5, -2, 0]]), np.zeros(3, np.float32)
-    assert_close(propagate('zplus', dense, a, w, b, r), [[2.0 + 6.0, 2.0]])
-
-
-@pytest.mark.parametrize('content', ['mixed', 'one input', 'large', 'small'])
-def test_zplus_conserves_where_z_is_positive(propagate, linear, place, content):
-    a, w, b, r = numbers(place, content)
-    z = linear(place[0], a, np.maximum(w, 0))
-    assert (z > 0).any()
-    expected = sums(np.where(z > 0, r, 0))
-    found = sums(propagate('zplus', place[0], a, w, b, r))
-    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-6 * np.abs(r).sum())
-
-
-@pytest.mark.parametrize('bounds', ['nearly zero to one', 'around zero', 'per channel'])
-@pytest.mark.parametrize('content', ['mixed', 'weights <= 0', 'inputs zero', 'one input'])
-def test_zbeta_conserves(propagate, place, bounds, content):
-    a, w, b, r = numbers(place, content, signed=True)
-    a, low, high = bounded(a, BOUNDS[bounds])
-    found = sums(propagate('zbeta', place[0], a, w, b, r, low, high))
-    np.testing.assert_allclose(found, sums(r), rtol=0, atol=1e-6 * np.abs(r).sum())
-
-
-def test_epsilon_loses_what_bias_and_eps_absorb(propagate, linear, place):
-    a, w, b, r = numbers(place, signed=True)
-    z = linear(place[0], a, w) + b
-    absorbed = (b + 0.1 * np.sign(z)) / (z + 0.1 * np.sign(z)) * r
-    found = sums(propagate('epsilon', place[0], a, w, b, r, 0.1))
-    np.testing.assert_allclose(found, sums(r - absorbed), rtol=0, atol=1e-4 * np.abs(absorbed).max())
-
-
-def test_epsilon_conserves_without_bias(propagate, place):
-    a, w, b, r = numbers(place, signed=True)
-    found = sums(propagate('epsilon', place[0], a, w, 0 * b, r, 1e-9))
-    np.testing.assert_allclose(found, sums(r), rtol=0, atol=1e-3 * np.abs(r).max())
-
-
-@pytest.mark.parametrize('rule', ['zplus', 'zbeta'])
-def test_positive_relevance_stays_positive(propagate, place, rule):
-    a, w, b, r = numbers(place)
-    options = [-1e-6, float(a.max())] if rule == 'zbeta' else []
-    assert (propagate(rule, place[0], a, w, b, np.abs(r), *options) >= 0).all()
-
-
-@pytest.mark.parametrize('rule', ['zplus', 'zbeta', 'epsilon'])
-def test_neighbours_in_the_batch_do_not_matter(propagate, place, rule):
-    a, w, b, r = numbers(place)
+@pytest.mark.parametrize('rule', ['zplus', 'gamma', 'alpha2', 'lifted', 'flat'])
+def test_neighbours_in_the_batch_do_not_matter(rule):
+    a, w, b, r = numbers('conv', True, False)
     a[0] *= 1000
-    options = [-1e-6, float(a.max())] if rule == 'zbeta' else []
-    together = propagate(rule, place[0], a, w, b, r, *options)
-    for i in range(len(a)):
-        alone = propagate(rule, place[0], a[i:i + 1], w, b, r[i:i + 1], *options)
-        assert_close(together[i:i + 1], alone, 1e-6)
+
+    def build(tensor, weights):
+        return [RULES[rule][0](LAYERS['conv'][0], tensor(a[part]), weights(w, b), tensor(r[part]))
+                for part in (slice(0, 2), slice(0, 1), slice(1, 2))]
+    together, *alone = run(build)
+    for i in range(2):
+        np.testing.assert_allclose(together[i], alone[i][0], rtol=1e-5, atol=1e-6 * np.abs(alone[i]).max())
 
 
-def test_linear(linear, place):
-    a, w, _, s = numbers(place, signed=True)
-    expected = np.zeros(s.shape)
-    for j, i, weight in oracle.connections(place[0], a.shape, w):
-        expected[j] += a[i] * weight
-    assert_close(linear(place[0], a, w), expected)
+def test_rules_of_ones_own_can_share_what_is_kept():
+    """Gamma twice, and a rule from w+, on one layer: each equals what it is alone."""
+    a, w, b, r = numbers('conv', False, False)
+
+    def own(layer, a, weights, r):
+        return rules.zplus(layer, a, weights, r) - rules.gamma(layer, a, weights, r, 0.5)
+
+    def build(tensor, weights):
+        alone, shared = weights(w, b), weights(w, b)
+        both = [rule(LAYERS['conv'][0], tensor(a), shared, tensor(r)) for rule in (rules.gamma, own)]
+        return own(LAYERS['conv'][0], tensor(a), alone, tensor(r)), both[1]
+    np.testing.assert_allclose(*run(build), rtol=1e-6)
 
 
-def test_transposed_is_the_transpose_of_linear(lrp, evaluate, linear, place):
-    """Number by number, and <linear(a), s> = <a, transposed(s)>."""
-    a, w, _, s = numbers(place, signed=True)
-    back = evaluate(lambda s, a: lrp.transposed(place[0], s, lrp.tf.constant(w), a), s, a)
-    expected = np.zeros(a.shape)
-    for j, i, weight in oracle.connections(place[0], a.shape, w):
-        expected[i] += s[j] * weight
-    assert_close(back, expected)
-    assert np.vdot(linear(place[0], a, w), s) == pytest.approx(np.vdot(a, back), rel=1e-4, abs=1e-4)
+# Pooling and what moves
+
+POOL = layer('max', (2, 2), stride=(2, 2))
 
 
-@pytest.mark.parametrize('levels', [1, 2, 3, 1000])
-def test_max_pool(pool, levels):
-    """Few levels make many ties; with one level every window is all zero."""
-    rng = np.random.default_rng(levels)
-    a, r = np.float32(rng.integers(0, levels, (3, 4, 6, 2))), np.float32(rng.normal(size=(3, 2, 3, 2)))
-    np.testing.assert_array_equal(pool(a, r), oracle.max_pool(a, r))
+def test_max_pooling_takes_the_first_winner():
+    rng = np.random.default_rng(0)
+    a, r = rng.integers(0, 3, (2, 6, 8, 3)).astype(np.float32), rng.normal(size=(2, 3, 4, 3))
+    found = run(lambda tensor, weights: rules.max_pool(POOL, tensor(a), None, tensor(r)))
+    np.testing.assert_allclose(found, oracle.max_pool(a, r), rtol=1e-6)
 
 
-def test_max_pool_gives_ties_to_the_first(pool):
-    a = [[[[0], [0], [2], [5]], [[0], [0], [5], [5]]]]
-    np.testing.assert_array_equal(pool(a, [[[[3], [-4]]]]), [[[[3], [0], [0], [-4]], [[0], [0], [0], [0]]]])
+@pytest.mark.parametrize('place, share', [('lower', 0.0), ('upper', 0.25)])
+def test_mean_pooling(place, share):
+    rng = np.random.default_rng(8)
+    a, r = np.maximum(rng.normal(size=(3, 4, 6, 2)), 0), rng.normal(size=(3, 2, 3, 2))
+    a[:, 2:, :2] = 0  # a dead window
+    found = run(lambda tensor, weights: rules.mean_pool(POOL._replace(place=place), tensor(a), None, tensor(r)))
+    np.testing.assert_allclose(found, oracle.average_pool(a, r, share=share), rtol=1e-4, atol=1e-6)
 
 
-def test_epsilon_equals_gradient_times_input(folder, evaluate):
-    """Of a network with ReLU and max-pooling but without bias, as eps goes to 0 (Shrikumar et al. 2016)."""
-    tf, lrp, model, rng = folder.lrp.tf, folder.lrp, folder.model, np.random.default_rng(5)
-    layers = [made(folder, name, kind, size, stride) for name, kind, size, stride in [
-        ('conv1', 'conv', (3, 3, 2, 4), 1), ('conv2', 'conv', (3, 3, 4, 5), 1), ('pool', 'max', (2, 2), 2),
-        ('flatten', 'flatten', (), 1), ('dense1', 'dense', (30, 6), 1), ('dense2', 'dense', (6, 3), 1)]]
-    kernels = {layer.name: np.float32(rng.normal(size=layer.size)) for layer in layers if layer.kind in ('conv', 'dense')}
-
-    def both(x):
-        weights = {name: model.Weights(name, tf.constant(w), tf.zeros(w.shape[-1])) for name, w in kernels.items()}
-        a = [x]
-        for layer in layers:
-            a.append({'conv': lambda: tf.nn.relu(model.linear(layer, a[-1], weights[layer.name].w)),
-                      'max': lambda: model.pool(layer, a[-1]), 'flatten': lambda: tf.reshape(a[-1], [-1, 30]),
-                      'dense': lambda: model.linear(layer, a[-1], weights[layer.name].w)}[layer.kind]())
-            a[-1] = tf.nn.relu(a[-1]) if layer.name == 'dense1' else a[-1]
-        start = a[-1] * [0.0, 1.0, 0.0]
-        return lrp.relevance('epsilon', layers, a, weights, start)[0], x * tf.gradients(start, x)[0]
-    relevance, expected = evaluate(both, rng.normal(size=(3, 4, 6, 2)).astype(np.float32))
-    assert (np.abs(expected).max((1, 2, 3)) > 1).all()
-    assert_close(relevance, expected, 1e-3)
+ACTIVATIONS = {'relu': 'relu', ('relu', 6.0): 'relu6', ('leaky_relu', 0.2): 'leaky_relu', 'elu': 'elu', 'silu': 'silu',
+               'gelu': 'gelu', 'sigmoid': 'sigmoid', 'tanh': 'tanh', 'softplus': 'softplus',
+               'hard_sigmoid': 'hard_sigmoid', 'hard_silu': 'hard_silu'}
 
 
-@pytest.mark.parametrize('name', SHARED)
-def test_both_folders_state_a_rule_in_the_same_words(name):
-    """Whoever compares the two lrp.py sees what differs: the table, the composites, the pictures. (`linear` and its transpose, in
-    model.py, differ: VGG's know average pooling and bfloat16.)"""
-    first, second = (inspect.getsource(getattr(scripts(folder).lrp, name)) for folder in ('mnist', 'vgg'))
-    assert first == second
+@pytest.mark.parametrize('activation', ACTIVATIONS)
+def test_activations_are_those_of_keras(activation):
+    z = np.linspace(-8, 8, 97, dtype=np.float32)[None]
+    keras = vgg.common.keras.activations
+    found = run(lambda tensor, weights: vgg.model.activate(activation, tensor(z)))
+    np.testing.assert_allclose(found, np.asarray(getattr(keras, ACTIVATIONS[activation])(z)), rtol=1e-5, atol=1e-6)
 
 
-SCRIPTS = ['mnist/train.py', 'mnist/lrp.py', 'mnist/flip.py', 'vgg/lrp.py', 'vgg/flip.py', 'vgg/frame.py', 'vgg/mosaic.py',
-           'vgg/randomise.py', 'vgg/gallery.py']
+# The walk through branches
+
+TABLE = [  # two convolutions that are added, a gate on their sum, and a concatenation
+    Layer('one', 'conv', ('pixels',), (3, 3, 2, 4), padding='SAME', activation='relu', place='pixels', low=-1.0, high=[1.0, 1.0]),
+    Layer('two', 'conv', ('one',), (3, 3, 4, 4), padding='SAME'),
+    Layer('sum', 'add', ('one', 'two'), activation='relu', low=-np.inf),
+    Layer('mean', 'mean', ('sum',), (6, 6)),
+    Layer('gate', 'conv', ('mean',), (1, 1, 4, 4), activation='sigmoid', place='dense'),
+    Layer('gated', 'gate', ('sum', 'gate'), low=0.0),
+    Layer('both', 'concat', ('gated', 'one')),
+    Layer('pool', 'max', ('both',), (2, 2), stride=(2, 2)),
+    Layer('padded', 'pad', ('pool',), padding=((1, 0), (0, 1))),
+    Layer('cropped', 'crop', ('padded',), padding=((1, 1), (0, 1))),
+    Layer('flat', 'flatten', ('cropped',), (48,)),
+    Layer('logits', 'dense', ('flat',), (48, 3), place='dense'),
+]
 
 
-@pytest.mark.parametrize('script', SCRIPTS)
-def test_help_waits_for_no_tensorflow(script, tmp_path):
-    """Nor does PYTHONSAFEPATH hide what stands beside the script."""
-    end = subprocess.run([sys.executable, '-X', 'importtime', ROOT / script, '--help'], cwd=tmp_path, capture_output=True, text=True,
-                         env=dict(os.environ, PYTHONSAFEPATH='1'))
-    assert end.returncode == 0 and end.stdout.startswith('usage: ') and 'Traceback' not in end.stderr
-    modules = {line.rsplit('|')[-1].strip() for line in end.stderr.splitlines()}
-    assert 'numpy' in modules and not modules & {'tensorflow', 'keras'}
+def walk(composites, table=TABLE, biased=True, seed=0):
+    """Activations, relevance by each composite started at the first logit, and gradient x input, in float64."""
+    rng = np.random.default_rng(seed)
+    pixels = rng.uniform(-1, 1, (2, 6, 6, 2))
+
+    def build(tensor, weights):
+        x, kept = tensor(pixels), {}
+        for each in table:
+            if each.kind in vgg.model.LINEAR:
+                w = rng.normal(size=each.size) if each.kind in vgg.model.WEIGHTED else np.ones((len(each.inputs), 1))
+                kept[each.name] = weights(w, biased * rng.normal(0, 0.3, w.shape[-1]))
+        a = vgg.model.forward(x, table, kept)
+        r = a['logits'] * [1.0, 0, 0]
+        found = {name: rules.relevance(name, table, a, kept, r) for name in composites}
+        return a, found, tf.gradients(a['logits'][:, 0], x)[0] * x
+    return run(build, 'float64')
 
 
-@pytest.mark.parametrize('script, options', [('mnist/train.py', []), ('vgg/lrp.py', ['a.png']), ('vgg/gallery.py', [])])
-def test_broken_tensorflow_is_named(script, options, tmp_path):
-    """And not the file that was read at that moment."""
-    (tmp_path / 'tensorflow').mkdir()
-    (tmp_path / 'tensorflow' / '__init__.py').write_text("raise ImportError('libfoo.so: cannot open\\nand more')")
-    end = subprocess.run([sys.executable, ROOT / script, *options, '--results' if options or 'gallery' in script else '--logdir', 'r'],
-                         cwd=tmp_path, capture_output=True, text=True, env=dict(os.environ, PYTHONPATH=str(tmp_path)))
-    assert (end.returncode, end.stdout) == (2, '')
-    assert end.stderr == f'{os.path.basename(script)}: tensorflow cannot be imported (libfoo.so: cannot open): install requirements.txt anew\n'
+def test_epsilon_is_gradient_times_input_through_branches():
+    """Without the gate, which relevance passes without regard to what computes it."""
+    table = [each for each in TABLE if each.name not in ('mean', 'gate', 'gated')]
+    table = [each._replace(inputs=('sum', 'one')) if each.name == 'both' else each for each in table]
+    _, found, expected = walk(['epsilon'], table)
+    np.testing.assert_allclose(found['epsilon']['pixels'], expected, rtol=0, atol=1e-4 * np.abs(expected).max())
 
 
-def test_script_is_the_same_file_in_both_folders():
-    assert (ROOT / 'mnist' / 'script.py').read_bytes() == (ROOT / 'vgg' / 'script.py').read_bytes()
+def test_relevance_adds_up_where_branches_meet():
+    a, found, _ = walk(list(rules.COMPOSITES))
+    for name, r in found.items():
+        assert set(r) == {'pixels', *(each.name for each in TABLE)} - {'mean', 'gate'}, name
+        assert all(np.isfinite(each).all() for each in r.values()), name
+        np.testing.assert_allclose(sums(r['gated']) + sums(r['both'][..., 4:]), sums(r['both']), rtol=1e-9)
+        np.testing.assert_array_equal(r['sum'], r['gated'])
+
+
+@pytest.mark.parametrize('composite', ['deep-taylor', 'zplus', 'wsquare', 'alpha1beta0'])
+def test_conserves_through_branches_without_biases(composite):
+    """From the logits to where relevance leaves: a unit that is active has inputs that raise it."""
+    a, found, _ = walk([composite], biased=False)
+    for name in ('flat', 'pool', 'both'):
+        np.testing.assert_allclose(sums(found[composite][name]), sums(found[composite]['logits']), rtol=1e-6)
+    np.testing.assert_allclose(sums(found[composite]['pixels']), sums(found[composite]['logits']), rtol=1e-6)
+
+
+def test_composites_of_vgg16():
+    """The rule of each place, by name: pixels, blocks 1 to 3, blocks 4 and 5, dense layers, pooling."""
+    network = vgg.network
+    table = network.with_pixels(vgg.model.layer_table('vgg16', [8, 6]), network.Preparation('caffe'), (224, 224, 3))
+    places = [each.place for each in table if each.kind in ('conv', 'dense')]
+    assert places == ['pixels'] + ['lower'] * 6 + ['upper'] * 6 + ['dense'] * 2
+    assert [each.place for each in table if each.kind == 'max'] == ['lower'] * 3 + ['upper'] * 2
+    assert [each.name for each in table if each.signed] == ['block1_conv1', ]
+    np.testing.assert_allclose([table[0].low, table[0].high], [[-103.939, -116.779, -123.68], [151.061, 138.221, 131.32]], rtol=1e-6)
+    box, gamma, zplus, epsilon = rules.box, rules.gamma, rules.zplus, rules.epsilon
+    rows = {'epsilon-gamma-box': (box, gamma, gamma, epsilon), 'deep-taylor': (box, zplus, zplus, zplus),
+            'epsilon-plus': (rules.ALPHA1,) * 3 + (epsilon,), 'epsilon-plus-flat': (rules.flat, rules.ALPHA1, rules.ALPHA1, epsilon),
+            'epsilon-alpha2beta1-flat': (rules.flat, rules.ALPHA2, rules.ALPHA2, epsilon)}
+    for name, row in rows.items():
+        assert rules.COMPOSITES[name] == (*row, rules.max_pool)
+    assert rules.COMPOSITES['montavon2019'].pooling is rules.mean_pool

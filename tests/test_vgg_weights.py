@@ -68,8 +68,8 @@ def truths(pixels):
 
 def logits(path, pixels):
     """The logits of the network in a file."""
-    explainer = scripts('vgg').lrp.Explainer([], scripts('vgg').weights.open_network(path))
-    found = explainer(pixels, [-1])['logits'][0]
+    explainer = scripts('vgg').explainer.Explainer(scripts('vgg').network.open_network(path), [])
+    found = explainer.classify(pixels)[0]
     explainer.session.close()
     return found
 
@@ -162,17 +162,21 @@ def test_batch_normalisation_in_the_head(small_model, pixels, file):
 def test_batch_normalisation_among_weights_alone_is_refused(small_model):
     """To leave it out would explain another network."""
     _, path = small_model(keras.layers.BatchNormalization(), 'vgg.weights.h5')
-    with pytest.raises(ValueError, match='batch_normalization'):
-        scripts('vgg').weights.open_network(path)
+    with pytest.raises(scripts('vgg').common.Refused, match='batch_normalization'):
+        scripts('vgg').network.open_network(path)
 
 
-def test_classes_of_the_bundled_and_the_published_weights(tmp_path):
+def test_classes_of_the_published_weights(monkeypatch, tmp_path):
     """Published files have ImageNet's 1,000 names, another file with as many classes has not."""
-    weights = scripts('vgg').weights
-    published = tmp_path / weights.PUBLISHED['vgg16'][0]
-    names = weights.class_names(SimpleNamespace(path=published, classes=None), None, 1000)
-    assert len(names) == 1000 and names[0] == 'tench' and names.count('crane') == 2
-    assert weights.class_names(SimpleNamespace(path=tmp_path / 'other.h5', classes=None), None, 1000)[17] == 'class 17'
+    shrink(monkeypatch)
+    vgg, found = scripts('vgg'), []
+    for name in vgg.network.PUBLISHED['vgg16'][0], 'other.npz':
+        np.savez(tmp_path / 'w.npz', **random_weights(head=(6, 1000)))
+        (tmp_path / 'w.npz').rename(tmp_path / name)
+        network = vgg.network.of_weights(tmp_path / name, None, 'caffe', True)
+        found.append(vgg.classes.class_names(network))
+    assert len(found[0]) == 1000 and found[0][0] == 'tench' and found[0].count('crane') == 2
+    assert found[1][17] == 'class 17'
 
 
 def test_imagenet_without_network_says_which_file_to_copy(tmp_path):
@@ -188,7 +192,7 @@ def test_imagenet_without_network_says_which_file_to_copy(tmp_path):
 
 def test_imagenet_weights_are_taken_from_the_cache(monkeypatch, tmp_path):
     """A file of the right name but not of the right contents is not taken: Keras checks its digest."""
-    weights, asked = scripts('vgg').weights, {}
+    weights, asked = scripts('vgg').network, {}
 
     def get_file(name, origin, cache_subdir, file_hash):
         asked.update(name=name, origin=origin, folder=cache_subdir, digest=file_hash)
@@ -197,23 +201,6 @@ def test_imagenet_weights_are_taken_from_the_cache(monkeypatch, tmp_path):
     assert weights.weight_file('imagenet', 'vgg19') == tmp_path / 'vgg19_weights_tf_dim_ordering_tf_kernels.h5'
     assert asked['origin'].endswith('keras-applications/vgg19/' + asked['name']) and asked['folder'] == 'models'
     assert asked['digest'] == 'cbe5617147190e668d6c5d5026f83318'
-
-
-@pytest.mark.parametrize('damage', range(40))
-def test_damaged_weight_file_is_explained_or_named(monkeypatch, tmp_path, damage):
-    """Whatever bytes are wrong, an error is one that names the file."""
-    model = scripts('vgg').model
-    monkeypatch.setattr(model, 'WIDTHS', (1, 1, 1, 1, 1))
-    path, rng = tmp_path / 'damaged.npz', np.random.default_rng(damage)
-    np.savez_compressed(path, **random_weights((1, 1, 1, 1, 1), (2,)))
-    content = bytearray(path.read_bytes())
-    for place in rng.integers(0, len(content), 5):
-        content[place] = rng.integers(256)
-    path.write_bytes(content)
-    try:
-        scripts('vgg').lrp.Explainer([], scripts('vgg').weights.open_network(path)).session.close()
-    except ValueError as error:
-        assert str(error).startswith(f'{path}: ')
 
 
 # Files of weights alone: which layer is which
@@ -251,11 +238,11 @@ def test_names_that_contradict_the_order_are_refused(small_npz):
     """Numbered otherwise than they stand: one of the two is wrong, and which one cannot be told."""
     names = [f'conv2d_{i}' for i in range(13)] + ['dense', 'dense_1']
     vgg = scripts('vgg')
-    vgg.weights.open_network(small_npz(names=names)).files.close()
-    with pytest.raises(ValueError, match='numbers.*model.save'):
-        vgg.weights.open_network(small_npz(names=exchanged(names, 'conv2d_11', 'conv2d_12')))
-    with pytest.raises(ValueError, match='block3_conv1 has shape'):
-        vgg.weights.open_network(small_npz(names=exchanged(small_npz.layers, 'block3_conv1', 'block3_conv2')))
+    vgg.network.open_network(small_npz(names=names))
+    with pytest.raises(scripts('vgg').common.Refused, match='numbers.*model.save'):
+        vgg.network.open_network(small_npz(names=exchanged(names, 'conv2d_11', 'conv2d_12')))
+    with pytest.raises(scripts('vgg').common.Refused, match='block3_conv1 has shape'):
+        vgg.network.open_network(small_npz(names=exchanged(small_npz.layers, 'block3_conv1', 'block3_conv2')))
 
 
 @pytest.mark.parametrize('depth', ['vgg16', 'vgg19'])
@@ -272,12 +259,12 @@ def test_a_head_on_global_pooling_is_told_to_save_the_whole_model(monkeypatch, t
     arrays = random_weights((2, 2, 2, 2, 2))
     arrays['fc1/kernel'] = np.zeros((2, 6), np.float32)
     np.savez(tmp_path / 'pooled.npz', **arrays)
-    with pytest.raises(ValueError, match=r"fc1 has shape \[2, 6\].*save the whole model.*model.save\('my.keras'\)"):
-        scripts('vgg').weights.open_network(tmp_path / 'pooled.npz')
+    with pytest.raises(scripts('vgg').common.Refused, match=r"fc1 has shape \[2, 6\].*save the whole model.*model.save\('my.keras'\)"):
+        scripts('vgg').network.open_network(tmp_path / 'pooled.npz')
 
 
 def test_target_by_name_or_index_where_names_are_numbers(capsys):
-    weights = scripts('vgg').weights
+    weights = scripts('vgg').classes
     classes = ['3', '10', '2', 'ten', '0']
     assert weights.find_target('10', classes) == 1
     line, = capsys.readouterr().out.splitlines()
@@ -285,5 +272,5 @@ def test_target_by_name_or_index_where_names_are_numbers(capsys):
     assert weights.find_target('#3', classes) == 3 and weights.find_target('1', classes) == 1
     assert weights.find_target('2', classes) == 2 and weights.find_target('Ten', classes) == 3
     assert capsys.readouterr().out == ''
-    with pytest.raises(ValueError, match='0 to 4'):
+    with pytest.raises(scripts('vgg').common.Refused, match='0 to 4'):
         weights.find_target('#10', classes)

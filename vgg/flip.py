@@ -1,16 +1,19 @@
-"""Are the heatmaps true? Region perturbation (Samek et al. 2017): if a heatmap is right, what it marks is what the class hangs on.
+"""Are the heatmaps faithful? Region perturbation (Samek et al. 2017): if a heatmap is right, the
+class depends on what it marks.
 
     python vgg/flip.py vgg/images --weights caltech101 --precision bfloat16
 
-Lays a grid of 14x14 regions (16x16 pixels of VGG's 224x224) over each picture and replaces them by noise, five at each step, the
-most relevant ones first, and again the least relevant ones first; follows the logit of the class that the network saw. AOPC is the
-mean drop of the logit over all steps and pictures (Samek et al. 2017, Eq. 12): with most relevant first the larger the better, with
-least relevant first the smaller. (They replace regions of 9x9 pixels, one at a time, up to 100 of them.) For all rules of lrp.py and
-gradient x input, and for three orders that know of no class: random, the strength of the picture's edges, nearness to its centre.
+Divides each picture into 14x14 regions (16x16 pixels of VGG's 224x224) and replaces them by noise,
+five at each step: once the most relevant ones first, once the least relevant ones first. It follows
+the logit of the class that the network saw. AOPC is the mean drop of the logit over all steps and
+pictures (Samek et al. 2017, Eq. 12): the larger the better with the most relevant first, the
+smaller the better with the least relevant first. (They replace regions of 9x9 pixels, one at a
+time, up to 100 of them.) All rules of lrp.py are compared with gradient x input and with three
+orders that know no class: random, the strength of the picture's edges, nearness to its centre.
 
---repeats draws the noise and the random order several times and takes the mean. Intervals hold 95 % over pictures (bootstrap). A
-picture's numbers depend on the seed and its place in the list alone. Writes the curves to results/flipping.png and the table to
-results/flipping.txt.
+--repeats draws the noise and the random order several times and takes the mean. Intervals are 95%
+bootstrap intervals over pictures. A picture's numbers depend only on the seed and its place in the
+list. Writes the curves to results/flipping.png and the table to results/flipping.txt.
 """
 from pathlib import Path
 import sys
@@ -22,32 +25,34 @@ import numpy as np
 if __name__ == '__main__':  # PYTHONSAFEPATH keeps Python from looking beside the script
     sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from script import Parser, alike, count, generator, mean_and_interval, once, progress_bar, seed, write_report
-from lrp import COMPOSITES, open_evaluation
-from pictures import edge_strength
-from pipeline import add_network_options, batches
+from chance import generator, indistinguishable, mean_and_interval
+from common import Parser, Refused, count, once, progress_bar, seed, write_report
+from evaluate import batches, edge_strength, open_evaluation
+from rules import COMPOSITES
+from run import add_network_options
 
 GRID = 14  # regions in a row and in a column: of 16x16 pixels in a picture of 224x224
 REGIONS_PER_STEP = 5
 BLIND = ['edges', 'centre', 'random']  # orders that know of no class
 
 
-def scores(explainer, composites, images):
-    """What orders the regions: {method: [n, 196]}, relevance summed over each region, of the class that the network saw."""
+def scores(explainer, images):
+    """What orders the regions: {method: [n, 196]}, relevance summed over each region."""
     targets = [-1] * len(images)
-    results = explainer(images, targets)
-    maps = {composite: results[f'relevance/{composite}'] for composite in composites}
+    maps = dict(explainer(images, targets).relevance)
     maps['gradient x input'] = explainer.gradient_times_input(images, targets)
     maps['edges'] = np.stack([edge_strength(image) for image in images])[..., None]
     place = np.linspace(-1, 1, GRID)
     centre = -np.hypot(*np.meshgrid(place, place)).reshape(1, -1)
-    return {**{method: by_region(r) for method, r in maps.items()}, 'centre': np.repeat(centre, len(images), 0)}
+    maps = {method: by_region(r) for method, r in maps.items()}
+    return {**maps, 'centre': np.repeat(centre, len(images), 0)}
 
 
 def drawn(seed, numbers, repeat, shape):
-    """Noise [n, *shape], uint8, and the random order's scores [n, 196], for each picture by its number."""
+    """Noise [n, *shape], uint8, and the random order's scores [n, 196] of pictures by number."""
     noise = [generator(seed, 'noise', repeat, i).integers(0, 256, shape, np.uint8) for i in numbers]
-    return np.stack(noise), np.stack([generator(seed, 'random', repeat, i).random(GRID * GRID) for i in numbers])
+    order = [generator(seed, 'random', repeat, i).random(GRID * GRID) for i in numbers]
+    return np.stack(noise), np.stack(order)
 
 
 def borders(side):
@@ -62,11 +67,12 @@ def by_region(r):
 
 
 def perturbed(images, regions, noise, steps):
-    """Yields the images [n, h, w, channels] after each step, with the next regions [n, 196] replaced by noise."""
+    """Yields the images [n, h, w, channels] after each step, as regions [n, 196] says."""
     images = images.copy()
     rows, columns = borders(images.shape[1]), borders(images.shape[2])
     for step in range(steps):
-        for image, grain, chosen in zip(images, noise, regions[:, step * REGIONS_PER_STEP:(step + 1) * REGIONS_PER_STEP]):
+        now = regions[:, step * REGIONS_PER_STEP:(step + 1) * REGIONS_PER_STEP]
+        for image, grain, chosen in zip(images, noise, now):
             for y, x in zip(chosen // GRID, chosen % GRID):
                 place = slice(rows[y], rows[y + 1]), slice(columns[x], columns[x + 1])
                 image[place] = grain[place]
@@ -74,22 +80,26 @@ def perturbed(images, regions, noise, steps):
 
 
 def curve(explainer, images, intact, regions, noise, steps):
-    """The logit of the class first seen: before any step, from the logits `intact`, and after each one. [steps + 1, n]."""
-    logits = np.stack([intact] + [explainer.classify(x) for x in perturbed(images, regions, noise, steps)])
+    """The logit of the class first seen, before any step and after each: [steps + 1, n]."""
+    changed = perturbed(images, regions, noise, steps)
+    logits = np.stack([intact] + [explainer.classify(x) for x in changed])
     return logits[:, np.arange(len(images)), intact.argmax(1)]
 
 
 def aopc(logits):
-    """Area over the perturbation curve of each picture: the mean over steps of the first logit less the logit [steps + 1, n]."""
+    """The mean over steps of the first logit minus the logit [steps + 1, n], for each picture."""
     return (logits[0] - logits).mean(0, dtype=np.float64)
 
 
-def measure(explainer, composites, images, batch_size, steps, seed, repeats=1):
-    """Perturbs all images by all methods. Returns {(method, 'most' or 'least'): logits [steps + 1, n]}, the mean of the repeats."""
+def measure(explainer, images, batch_size, steps, seed, repeats=1):
+    """Perturbs all images by all methods.
+
+    Returns {(method, 'most' or 'least'): logits [steps + 1, n]}, the mean of the repeats.
+    """
     parts, bar = {}, progress_bar(len(images), 'picture')
     for numbers in batches(range(len(images)), batch_size):
         batch = np.stack([images[i] for i in numbers])
-        intact, found = explainer.classify(batch), scores(explainer, composites, batch)
+        intact, found = explainer.classify(batch), scores(explainer, batch)
         for repeat in range(repeats):
             noise, found['random'] = drawn(seed, numbers, repeat, batch.shape[1:])
             for method, score in found.items():
@@ -100,60 +110,72 @@ def measure(explainer, composites, images, batch_size, steps, seed, repeats=1):
                     logits = curve(explainer, batch, intact, regions, noise, steps)
                     parts.setdefault((method, which), {}).setdefault(numbers[0], []).append(logits)
         bar.update(numbers[-1] + 1)
-    return {key: np.concatenate([np.mean(curves, 0) for curves in by_batch.values()], 1) for key, by_batch in parts.items()}
+    return {key: np.concatenate([np.mean(curves, 0) for curves in by_batch.values()], 1)
+            for key, by_batch in parts.items()}
 
 
 def draw(results, composites):
-    """The mean logit against the number of replaced regions, most relevant first beside least relevant first."""
+    """The mean logit against the number of replaced regions, in both directions."""
     figure = Figure(figsize=(13, 5), dpi=100, layout='constrained')
     for axes, which in zip(figure.subplots(1, 2, sharey=True), ('most', 'least')):
         for i, method in enumerate(composites + ['gradient x input'] + BLIND):
             logits = results.get((method, which), results[method, 'most'])
             style = '-' if method in composites else ':' if method in BLIND else '--'
             colour = matplotlib.colormaps['tab20'](i) if method in composites + BLIND else 'black'
-            axes.plot(REGIONS_PER_STEP * np.arange(len(logits)), logits.mean(1), style, color=colour, label=method)
-        axes.set(xlabel=f'regions of 196 replaced by noise, {which} relevant first', ylabel='mean logit of the class first seen')
+            axes.plot(REGIONS_PER_STEP * np.arange(len(logits)), logits.mean(1), style,
+                      color=colour, label=method)
+        axes.set(xlabel=f'regions of 196 replaced by noise, {which} relevant first',
+                 ylabel='mean logit of the class first seen')
         axes.grid(alpha=0.3)
     figure.legend(*axes.get_legend_handles_labels(), loc='outside right upper')
     return figure
 
 
 def table(results):
-    """A line per method, the largest AOPC first; then which are not distinguishable."""
+    """A line for each method, the largest AOPC first, then which cannot be told apart."""
     area = {key: aopc(logits) for key, logits in results.items()}
-    methods = sorted(once(method for method, _ in results), key=lambda method: -area[method, 'most'].mean())
+    methods = sorted(once(method for method, _ in results),
+                     key=lambda method: -area[method, 'most'].mean())
     lines = [f'{"AOPC":>20} {"most relevant first":>22} {"least relevant first":>22}']
     for method in methods:
-        cells = [mean_and_interval(area[method, which]) if (method, which) in area else '' for which in ('most', 'least')]
+        cells = [mean_and_interval(area[method, which]) if (method, which) in area else ''
+                 for which in ('most', 'least')]
         lines.append(f'{method:>20} {cells[0]:>22} {cells[1]:>22}'.rstrip())
-    return '\n'.join(lines + [f'not distinguishable, {which} relevant first: '
-                              + alike({method: area[method, which] for method in methods if (method, which) in area})
-                              for which in ('most', 'least')])
+    for which in 'most', 'least':
+        same = indistinguishable({method: area[method, which] for method in methods
+                                  if (method, which) in area})
+        lines.append(f'not distinguishable, {which} relevant first: {same}')
+    return '\n'.join(lines)
 
 
 def evaluate(args):
-    """Does what the command line asks. Returns a line for each picture that could not be read."""
-    explainer, images, broken = open_evaluation(args, 'flipping')
+    """Measures and reports. Returns a line for each picture that could not be read."""
+    explainer, images, failed = open_evaluation(args, 'flipping', gradient=True)
     if min(explainer.network.size[:2]) < GRID:
-        raise ValueError(f'pictures of {explainer.network.size[:2]} pixels have no {GRID}x{GRID} regions')
+        raise Refused(f'pictures of {explainer.network.size[:2]} pixels have no {GRID}x{GRID} '
+                      'regions')
     if images:
-        results = measure(explainer, args.rule, images, args.batch_size, args.steps, args.seed, args.repeats)
-        title = (f'{len(images)} pictures, {args.steps} steps of {REGIONS_PER_STEP} of {GRID * GRID} regions, seed {args.seed}, '
-                 f'noise drawn {args.repeats} times')
+        results = measure(explainer, images, args.batch_size, args.steps, args.seed, args.repeats)
+        title = (f'{len(images)} pictures, {args.steps} steps of {REGIONS_PER_STEP} of '
+                 f'{GRID * GRID} regions, seed {args.seed}, noise drawn {args.repeats} times')
         write_report(args.results, 'flipping', draw(results, args.rule), title, table(results))
-    return broken
+    return failed
 
 
 def parse(argv):
     parser = Parser(__doc__)
-    *_, how = add_network_options(parser, COMPOSITES, list(COMPOSITES))
-    how.add_argument('--steps', type=count, default=6, metavar='N', help='of five regions each, up to 39 (default: 6)')
-    how.add_argument('--repeats', type=count, default=1, metavar='N', help='draws of noise, of which the mean is taken (default: 1)')
-    how.add_argument('--seed', type=seed, default=0, help='draws the noise and the random order (default: 0)')
-    args = parser.parse_mixed(argv)
+    *_, how = add_network_options(parser, list(COMPOSITES))
+    how.add_argument('--steps', type=count, default=6, metavar='N',
+                     help='of five regions each, up to 39 (default: 6)')
+    how.add_argument('--repeats', type=count, default=1, metavar='N',
+                     help='draws of noise, of which the mean is taken (default: 1)')
+    how.add_argument('--seed', type=seed, default=0,
+                     help='draws the noise and the random order (default: 0)')
+    args = parser.parse_intermixed_args(argv)
     args.rule = once(args.rule)
     if args.steps * REGIONS_PER_STEP > GRID * GRID:
-        parser.error(f'--steps {args.steps}: a picture has regions for {GRID * GRID // REGIONS_PER_STEP}')
+        most = GRID * GRID // REGIONS_PER_STEP
+        parser.error(f'--steps {args.steps}: a picture has regions for {most}')
     return parser, args
 
 

@@ -3,9 +3,10 @@
     python vgg/gallery.py                        vgg/results/index.html and results.csv
     python vgg/gallery.py --results elsewhere
 
-The page needs no server and no network: open index.html in a browser. Search by name and class, sort, choose a rule; a click shows a
-picture large, with a slider that lays the heatmap over the photograph; arrow keys go on to the next, Escape goes back. Pictures that
-are not results of vgg/lrp.py are passed over. results.csv has a line for each picture and target.
+The page needs no server and no network: open index.html in a browser. Search by name and class,
+sort, choose a rule; a click shows a picture large, with a slider that lays the heatmap over the
+photograph; arrow keys go on to the next, Escape goes back. Pictures that are not results of
+vgg/lrp.py are passed over. results.csv has a line for each picture and target.
 """
 import csv
 import html
@@ -18,8 +19,8 @@ from urllib.parse import quote
 if __name__ == '__main__':  # PYTHONSAFEPATH keeps Python from looking beside the script
     sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from script import Parser, check_writable, progress_bar, write
-from pictures import recorded
+from common import Parser, Refused, make_folder, progress_bar, write
+from draw import recorded
 
 HERE = Path(__file__).resolve().parent
 
@@ -40,54 +41,64 @@ def read_records(folder):
 def entry(name, record):
     """What the page needs of a result."""
     rules = list(record['relevance'])
-    return {'file': quote(name.encode('utf-8', 'surrogateescape')), 'name': encodable(Path(record['picture']).name),
-            'weights': record['weights'], 'classes': list(map(encodable, record['classes'])), 'probabilities': record['probabilities'],
-            'logits': record['logits'], 'rules': rules, 'sums': [record['relevance'][rule] for rule in rules]}
+    return {'file': quote(name.encode('utf-8', 'surrogateescape')),
+            'name': encodable(Path(record['picture']).name), 'weights': record['weights'],
+            'classes': list(map(encodable, record['classes'])),
+            'probabilities': record['probabilities'], 'logits': record['logits'],
+            'rules': rules, 'sums': [record['relevance'][rule] for rule in rules]}
 
 
 def as_csv(records):
-    """A table: a line for each picture and target."""
+    """results.csv: a line for each picture and target."""
     rules = list(dict.fromkeys(rule for _, record in records for rule in record['relevance']))
     table = io.StringIO()
     lines = csv.writer(table, lineterminator='\n')
-    lines.writerow(['result', 'picture', 'weights', 'target', 'class', 'against', 'probability', 'logit'] + [f'sum {rule}' for rule in rules])
+    lines.writerow(['result', 'picture', 'weights', 'target', 'class', 'against', 'probability',
+                    'logit', *(f'sum {rule}' for rule in rules)])
     for name, record in records:
         for k, target in enumerate(record['targets']):
-            sums = [record['relevance'][rule][k] if rule in record['relevance'] else '' for rule in rules]
-            lines.writerow([encodable(name), encodable(record['picture']), record['weights'], target, encodable(record['classes'][k]),
-                            record['options'].get('against') or '', record['probabilities'][k], record['logits'][k], *sums])
+            sums = [record['relevance'][rule][k] if rule in record['relevance'] else ''
+                    for rule in rules]
+            lines.writerow([encodable(name), encodable(record['picture']), record['weights'],
+                            target, encodable(record['classes'][k]),
+                            record['options'].get('against') or '', record['probabilities'][k],
+                            record['logits'][k], *sums])
     return table.getvalue()
 
 
 def encodable(text):
-    """The text, what UTF-8 cannot hold escaped."""
+    """The text, with what UTF-8 cannot hold escaped."""
     return text.encode('utf-8', 'backslashreplace').decode()
 
 
 def page(records):
     """index.html."""
-    data = json.dumps([entry(name, record) for name, record in records], separators=(',', ':')).replace('<', '\\u003c')
+    data = json.dumps([entry(name, record) for name, record in records],
+                      separators=(',', ':')).replace('<', '\\u003c')
     weights = ', '.join(dict.fromkeys(record['weights'] for _, record in records))
     template = (HERE / 'gallery.html').read_text(encoding='utf-8')
-    return template.replace('$TITLE', html.escape(f'Relevance in {len(records)} pictures by {encodable(weights)}')).replace('$DATA', data)
+    title = html.escape(f'Relevance in {len(records)} pictures by {encodable(weights)}')
+    return template.replace('$TITLE', title).replace('$DATA', data)
 
 
 def make(args):
-    """Does what the command line asks."""
+    """Writes index.html and results.csv."""
     if not args.results.is_dir():
-        raise FileNotFoundError(f'no folder {args.results}')
-    check_writable(args.results)
+        raise Refused(f'no folder {args.results}')
+    make_folder(args.results)
     records = read_records(args.results)
     if not records:
-        raise ValueError(f'{args.results} holds no results of vgg/lrp.py')
+        raise Refused(f'{args.results} holds no results of vgg/lrp.py')
     write(args.results / 'results.csv', as_csv(records))
     write(args.results / 'index.html', page(records))
-    print(f'wrote {args.results / "index.html"} and {args.results / "results.csv"}: {len(records)} pictures')
+    print(f'wrote {args.results / "index.html"} and {args.results / "results.csv"}: '
+          f'{len(records)} pictures')
 
 
 def parse(argv):
     parser = Parser(__doc__)
-    parser.add_argument('--results', type=Path, default=HERE / 'results', metavar='DIR', help='default: vgg/results')
+    parser.add_argument('--results', type=Path, default=HERE / 'results', metavar='DIR',
+                        help='default: vgg/results')
     return parser, parser.parse_args(argv)
 
 

@@ -1,26 +1,46 @@
-"""VGG16 and VGG19 (Simonyan & Zisserman 2015): kinds of layers, the layer tables and the forward graph."""
+"""Layer tables, those of VGG16 and VGG19 (Simonyan & Zisserman 2015), and the forward graph.
+
+A table is a list of layers in an order in which they can be computed. Each names the layers that it
+reads, so a table can describe any acyclic network. It is read down for the forward pass and up for
+the relevance.
+"""
 import math
 from typing import NamedTuple
 
 import numpy as np
 
-from script import tf
+from common import tf
 
-SIZE = 224  # pixels, width and height of the input
+PIXELS = 'pixels'  # what the first layers read: the picture, preprocessed
+SIZE = 224  # pixels, width and height of VGG's input
 DEPTHS = {'vgg16': (2, 2, 3, 3, 3), 'vgg19': (2, 2, 4, 4, 4)}  # convolutions in each block
-CONVOLUTIONS = {model: sum(depths) for model, depths in DEPTHS.items()}
 WIDTHS = (64, 128, 256, 512, 512)  # channels of each block
+LINEAR = {'conv', 'depthwise', 'dense', 'mean', 'scale', 'add'}  # kinds that a rule explains
+WEIGHTED = {'conv', 'depthwise', 'dense', 'scale'}  # those whose weights come from a file
+POSITIVE = {'relu', 'sigmoid', 'hard_sigmoid', 'softplus'}  # activations that are never negative
 
 
 class Layer(NamedTuple):
-    """One layer, and between which bounds its inputs lie."""
+    """One layer of a network. Its inputs lie between `low` and `high`.
+
+    kind: one of LINEAR, 'max' (pooling), or one that moves its inputs without changing them:
+    'flatten' (to any shape), 'pad', 'crop', 'concat', 'gate' (the first input times the second),
+    'activation'. size: the shape of w; of 'mean' and 'max' the window (height, width); of 'flatten'
+    the new shape. padding: 'SAME', 'VALID', or rows above and below, columns left and right: ((1,
+    1), (1, 1)). activation: a name in ACTIVATIONS, with its parameters if it has any: ('relu',
+    6.0). place: where rules are chosen by: 'pixels', 'lower', 'upper' or 'dense'.
+    """
 
     name: str
-    kind: str  # 'conv', 'dense', 'max', 'mean' or 'flatten'
-    size: tuple = ()  # the shape of w, or height and width of the window
+    kind: str
+    inputs: tuple
+    size: tuple = ()
     stride: tuple = (1, 1)
-    padding: str = 'SAME'  # or 'VALID', or how many rows of zeros above and below, columns left and right: ((1, 1), (1, 1))
-    relu: bool = False  # whether ReLU follows
+    padding: object = 'VALID'
+    dilation: tuple = (1, 1)
+    groups: int = 1
+    activation: object = 'linear'
+    place: str = 'upper'
     low: list = 0.0  # for all inputs, or one for each channel
     high: list = math.inf
 
@@ -30,42 +50,67 @@ class Layer(NamedTuple):
         return bool(np.min(self.low) < 0)
 
     @property
-    def place(self):
-        """What composites go by: the kind, or 'pixels' for weights whose inputs are those, and the name."""
-        weighs_pixels = self.kind in ('conv', 'dense') and np.max(self.high) < math.inf
-        return f'{"pixels" if weighs_pixels else self.kind} {self.name}'
+    def positive(self):
+        """Whether outputs cannot be negative."""
+        name = self.activation if isinstance(self.activation, str) else self.activation[0]
+        return name in POSITIVE
 
     @property
     def geometry(self):
         """Stride and padding, as TensorFlow's raw ops take them."""
-        explicit = [] if isinstance(self.padding, str) else [0, 0, *self.padding[0], *self.padding[1], 0, 0]
-        return {'strides': [1, *self.stride, 1], 'padding': 'EXPLICIT' if explicit else self.padding, 'explicit_paddings': explicit}
+        if isinstance(self.padding, str):
+            return {'strides': [1, *self.stride, 1], 'padding': self.padding}
+        return {'strides': [1, *self.stride, 1], 'padding': 'EXPLICIT',
+                'explicit_paddings': [0, 0, *self.padding[0], *self.padding[1], 0, 0]}
 
     @property
     def window(self):
         """Window, stride and padding of a pooling layer, likewise."""
-        return {'ksize': [1, *self.size, 1], 'strides': [1, *self.stride, 1], 'padding': self.padding}
+        return {'ksize': [1, *self.size, 1], 'strides': [1, *self.stride, 1],
+                'padding': self.padding}
+
+
+def layer_table(model, head):
+    """The layers of 'vgg16' or 'vgg19', with dense layers of the sizes in `head`, logits last."""
+    layers, inputs, channels = [], PIXELS, 3
+
+    def add(name, kind, *geometry, **options):
+        nonlocal inputs
+        layers.append(Layer(name, kind, (inputs,), *geometry, **options))
+        inputs = name
+
+    for block, (depth, width) in enumerate(zip(DEPTHS[model], WIDTHS), 1):
+        place = 'lower' if block <= 3 else 'upper'
+        for i in range(1, depth + 1):
+            add(f'block{block}_conv{i}', 'conv', (3, 3, channels, width), (1, 1), 'SAME',
+                activation='relu', place=place)
+            channels = width
+        add(f'block{block}_pool', 'max', (2, 2), (2, 2), place=place)
+    units = (SIZE // 2 ** len(WIDTHS)) ** 2 * channels
+    add('flatten', 'flatten', (units,))
+    for i, outputs in enumerate(head, 1):
+        last = i == len(head)
+        add('predictions' if last else f'fc{i}', 'dense', (units, outputs),
+            activation='linear' if last else 'relu', place='dense')
+        units = outputs
+    return layers
 
 
 class Weights:
-    """Weights w and bias b of a layer, and parts of w: computed when the session starts, not at every run."""
+    """Weights w and bias b of a layer, and what rules derive from w: computed once."""
 
-    def __init__(self, name, w, b):
-        self.name, self.w, self.b = name, w, b
-        self.kept, self.parts = [], {}
+    def __init__(self, w, b):
+        self.w, self.b = w, b
+        self.kept, self.values = [], {}
 
-    def read(self):
-        """The same, read from its variables once: TensorFlow computes equal ops on the same tensor once."""
-        return Weights(self.name, self.w.read_value(), self.b.read_value())
-
-    def keep(self, change, value):
-        """Keeps a value, which depends on w alone, in a local variable. Returns what is read from it, once for all rules."""
-        if change not in self.parts:
-            variable = tf.get_variable(f'{self.name}/{change}', initializer=value, trainable=False, use_resource=True,
-                                       collections=[tf.GraphKeys.LOCAL_VARIABLES])
+    def keep(self, name, value):
+        """Keeps a value that depends on w alone in a variable, which all rules read."""
+        if name not in self.values:
+            variable = tf.Variable(value, trainable=False, use_resource=True,
+                                   collections=[tf.GraphKeys.LOCAL_VARIABLES])
             self.kept.append(variable)
-            self.parts[change] = variable.read_value()
-        return self.parts[change]
+            self.values[name] = variable.read_value()
+        return self.values[name]
 
     @property
     def positive(self):
@@ -75,58 +120,84 @@ class Weights:
     def negative(self):
         return self.keep('negative', tf.minimum(self.w, 0.0))
 
-    def raised(self, gamma):
-        """Weights and bias with the positive ones 1 + gamma times as large."""
-        w, b = (x + gamma * tf.maximum(x, 0.0) for x in (self.w, self.b))
-        return Weights(self.name, self.keep(f'raised_{gamma}', w), b)
 
-
-def layer_table(model, head):
-    """The layers of 'vgg16' or 'vgg19', with dense layers of the sizes in `head`, logits last."""
-    layers, channels = [], 3
-    for block, (depth, width) in enumerate(zip(DEPTHS[model], WIDTHS), 1):
-        for i in range(1, depth + 1):
-            layers.append(Layer(f'block{block}_conv{i}', 'conv', (3, 3, channels, width), relu=True))
-            channels = width
-        layers.append(Layer(f'block{block}_pool', 'max', (2, 2), (2, 2), 'VALID'))
-    layers.append(Layer('flatten', 'flatten'))
-    inputs = (SIZE // 2 ** len(WIDTHS)) ** 2 * channels
-    for i, outputs in enumerate(head, 1):
-        layers.append(Layer(f'fc{i}', 'dense', (inputs, outputs), relu=True))
-        inputs = outputs
-    layers[-1] = layers[-1]._replace(name='predictions', relu=False)
-    return layers
-
+# Linear layers. A rule may hand over several tensors at once, side by side along the channels of a,
+# with as many parts along the last axis but one of w (see `halves` in rules.py): it gets the sum.
 
 def linear(layer, a, w):
-    """The linear part of a layer, in the precision of w: convolution, matrix product, or the mean of each window.
+    """The outputs of a linear layer for inputs a, without the bias, in the precision of w.
 
-    w of a mean: [1, channels], ones; or more rows, one for each of as many parts of the channels, whose weighted sum it is.
+    w: 'conv' [height, width, inputs, outputs]; 'depthwise' [height, width, channels, multiplier];
+    'dense' [inputs, outputs]; 'mean', 'scale' and 'add' [tensors, channels or 1].
     """
     a = tf.cast(a, w.dtype)
+    if layer.kind == 'dense':
+        return tf.matmul(a, w)
     if layer.kind == 'conv':
-        return tf.raw_ops.Conv2D(input=a, filter=w, **layer.geometry)
+        groups = zip(split(layer, a), tf.split(dilated(layer, w), layer.groups, -1))
+        return joined([tf.raw_ops.Conv2D(input=x, filter=v, **layer.geometry) for x, v in groups])
+    if layer.kind == 'depthwise':
+        z = tf.raw_ops.DepthwiseConv2dNative(input=a, filter=dilated(layer, w), **layer.geometry)
+        return tf.add_n(tf.split(z, w.shape[2] // layer.size[2], -1))
     if layer.kind == 'mean':
-        means = tf.split(tf.raw_ops.AvgPool(value=a, **layer.window), w.shape[0], -1)
-        return tf.add_n([mean * row for mean, row in zip(means, tf.unstack(w))])
-    return tf.matmul(a, w)
+        a = tf.raw_ops.AvgPool(value=a, **layer.window)
+    return tf.add_n([x * row for x, row in zip(tf.split(a, w.shape[0], -1), tf.unstack(w))])
 
 
 def transposed(layer, s, w, a):
-    """The transpose of `linear`: sends s, shaped like the layer's output, back along the weights to the shape of a."""
+    """The transpose of `linear`: sends s [like the outputs] back along the weights. Like a."""
     s, shape = tf.cast(s, w.dtype), tf.shape(a)
-    if layer.kind == 'conv':
-        c = tf.raw_ops.Conv2DBackpropInput(input_sizes=shape, filter=w, out_backprop=s, **layer.geometry)
-    elif layer.kind == 'mean':
-        s = tf.concat([s * row for row in tf.unstack(w)], -1)
-        c = tf.raw_ops.AvgPoolGrad(orig_input_shape=shape, grad=s, **layer.window)
-    else:
+    if layer.kind == 'dense':
         c = tf.matmul(s, w, transpose_b=True)
+    elif layer.kind == 'conv':
+        groups = zip(tf.split(s, layer.groups, -1), tf.split(dilated(layer, w), layer.groups, -1))
+        shape = tf.concat([shape[:-1], [w.shape[2]]], 0)
+        c = unsplit(layer, [tf.raw_ops.Conv2DBackpropInput(
+            input_sizes=shape, filter=v, out_backprop=x, **layer.geometry) for x, v in groups])
+    elif layer.kind == 'depthwise':
+        s = tf.concat([s] * (w.shape[2] // layer.size[2]), -1)
+        c = tf.raw_ops.DepthwiseConv2dNativeBackpropInput(
+            input_sizes=shape, filter=dilated(layer, w), out_backprop=s, **layer.geometry)
+    else:
+        c = tf.concat([s * row for row in tf.unstack(w)], -1)
+        if layer.kind == 'mean':
+            c = tf.raw_ops.AvgPoolGrad(orig_input_shape=shape, grad=c, **layer.window)
     return tf.cast(c, a.dtype)
 
 
+def dilated(layer, w):
+    """The kernel with its weights as far apart as the layer's dilation says, zeros between them."""
+    if layer.dilation == (1, 1):
+        return w
+    (down, right), (height, width, *channels) = layer.dilation, w.shape.as_list()
+    w = tf.pad(w[:, None, :, None], [[0, 0], [0, down - 1], [0, 0], [0, right - 1], [0, 0], [0, 0]])
+    w = tf.reshape(w, [height * down, width * right, *channels])
+    return w[:height * down - down + 1, :width * right - right + 1]
+
+
+def split(layer, a):
+    """The inputs of each group of a convolution."""
+    if layer.groups == 1:
+        return [a]
+    tensors = tf.split(a, a.shape[-1] // (layer.size[2] * layer.groups), -1)
+    return [joined(group) for group in zip(*(tf.split(x, layer.groups, -1) for x in tensors))]
+
+
+def unsplit(layer, groups):
+    """The reverse of `split`."""
+    if layer.groups == 1:
+        return groups[0]
+    tensors = groups[0].shape[-1] // layer.size[2]
+    return joined([joined(part) for part in zip(*(tf.split(c, tensors, -1) for c in groups))])
+
+
+def joined(tensors):
+    """The tensors side by side along their channels."""
+    return tf.concat(tensors, -1) if len(tensors) > 1 else tensors[0]
+
+
 def affine(layer, a, weights):
-    """What a layer computes before its ReLU."""
+    """What a linear layer computes before its activation."""
     return linear(layer, a, weights.w) + weights.b
 
 
@@ -135,19 +206,91 @@ def pool(layer, a):
     return tf.raw_ops.MaxPool(input=a, **layer.window)
 
 
-def forward(pixels, layers, weights, affine=affine):
+# Layers that move their inputs to other places and change none.
+
+def moved(layer, inputs):
+    """The outputs of such a layer."""
+    x = inputs[0]
+    if layer.kind == 'concat':
+        return tf.concat(inputs, -1)
+    if layer.kind == 'flatten':
+        return tf.reshape(x, [-1, *layer.size])
+    if layer.kind == 'pad':
+        return tf.pad(x, [[0, 0], *layer.padding, [0, 0]])
+    if layer.kind == 'crop':
+        (top, bottom), (left, right) = layer.padding
+        return x[:, top:x.shape[1] - bottom, left:x.shape[2] - right]
+    return x * inputs[1] if layer.kind == 'gate' else x
+
+
+def moved_back(layer, inputs, r):
+    """The relevance of its inputs; of a gate, all goes to the signal (Arras et al. 2017)."""
+    if layer.kind == 'concat':
+        return tf.split(r, [x.shape[-1] for x in inputs], -1)
+    if layer.kind == 'flatten':
+        return [tf.reshape(r, tf.shape(inputs[0]))]
+    if layer.kind == 'pad':
+        (top, bottom), (left, right) = layer.padding
+        return [r[:, top:r.shape[1] - bottom, left:r.shape[2] - right]]
+    return [tf.pad(r, [[0, 0], *layer.padding, [0, 0]]) if layer.kind == 'crop' else r]
+
+
+# Activations. Relevance passes through them unchanged.
+
+def activate(activation, z):
+    """The activation of z. activation: a name, or a name and its parameters."""
+    name, *parameters = [activation] if isinstance(activation, str) else activation
+    return ACTIVATIONS[name](z, *parameters)
+
+
+def relu(z, largest=math.inf):
+    return tf.nn.relu(z) if largest == math.inf else tf.minimum(tf.nn.relu(z), largest)
+
+
+def leaky_relu(z, slope, largest=None, threshold=0.0):
+    """z from the threshold up to the largest value, below it a slope."""
+    above = z if largest is None else tf.minimum(z, largest)
+    return tf.where_v2(z >= threshold, above, tf.cast(slope, z.dtype) * (z - threshold))
+
+
+def gelu(z, approximate=False):
+    """z times the normal distribution function of z (Hendrycks & Gimpel 2016)."""
+    if approximate:
+        return 0.5 * z * (1 + tf.tanh(math.sqrt(2 / math.pi) * (z + 0.044715 * z ** 3)))
+    return 0.5 * z * (1 + tf.math.erf(z / math.sqrt(2)))
+
+
+def hard_sigmoid(z):
+    return tf.nn.relu6(z + 3.0) / 6.0
+
+
+ACTIVATIONS = {
+    'linear': lambda z: z,
+    'relu': relu,
+    'leaky_relu': leaky_relu,
+    'elu': lambda z, alpha=1.0: tf.nn.relu(z) + alpha * tf.math.expm1(tf.minimum(z, 0.0)),
+    'silu': lambda z: z * tf.sigmoid(z),
+    'gelu': gelu,
+    'sigmoid': lambda z: tf.sigmoid(z),
+    'tanh': lambda z: tf.tanh(z),
+    'softplus': lambda z: tf.nn.softplus(z),
+    'hard_sigmoid': hard_sigmoid,
+    'hard_silu': lambda z: z * hard_sigmoid(z),
+}
+
+
+def forward(pixels, layers, weights):
     """The network from the pixels to the logits.
 
-    pixels: [n, height, width, channels], prepared; layers: a layer table; weights: {layer name: Weights}; affine: computes z.
-    Returns the activations a[0..L]: a[i] is the input of layer i, a[0] the pixels, a[L] the logits.
+    pixels: [n, height, width, channels], preprocessed; weights: {layer name: Weights}.
+    Returns the activations {layer name: tensor}, the pixels among them as 'pixels'.
     """
-    a = [pixels]
+    a = {PIXELS: pixels}
     for layer in layers:
-        if layer.kind == 'max':
-            z = pool(layer, a[-1])
-        elif layer.kind == 'flatten':
-            z = tf.reshape(a[-1], [-1, math.prod(a[-1].shape[1:].as_list())])
+        inputs = [a[name] for name in layer.inputs]
+        if layer.kind in LINEAR:
+            z = affine(layer, joined(inputs), weights[layer.name])
         else:
-            z = affine(layer, a[-1], weights[layer.name])
-        a.append(tf.nn.relu(z) if layer.relu else z)
+            z = pool(layer, inputs[0]) if layer.kind == 'max' else moved(layer, inputs)
+        a[layer.name] = activate(layer.activation, z)
     return a

@@ -1,19 +1,21 @@
-"""Does a heatmap depend on what the network learned? Cascading randomisation (Adebayo et al. 2018; for LRP: Sixt et al. 2020).
+"""Does a heatmap depend on what the network learned? Cascading randomisation (Adebayo et al. 2018;
+for LRP: Sixt et al. 2020).
 
     python vgg/randomise.py vgg/images --weights caltech101 --precision bfloat16
 
-Makes the weights of the layers random one after the other, from the logits down to the pixels, and explains the pictures anew at
-each stage, always for the class that the intact network saw. A rule whose heatmaps look the same when the upper layers are random
-does not show what they learned.
+Makes the weights of the layers random one after the other, from the logits down to the pixels, and
+explains the pictures anew at each stage, always for the class that the intact network saw. A rule
+whose heatmaps look the same when the upper layers are random does not show what they learned.
 
---mode permute (default) permutes the weights within each unit, which keeps its bias and the sum of its weights, so that no layer
-falls silent; --mode redraw initialises them anew, as the papers do: from the normal distribution of He et al. (2015), biases zero.
-Either is done --draws times.
+--mode permute (default) permutes the weights within each unit, which keeps its bias and the sum of
+its weights, so that no layer becomes silent; --mode redraw initialises them again, as the papers
+do: from the normal distribution of He et al. (2015), biases zero. Both are repeated --draws times.
 
-Spearman's rank correlation with the intact network's heatmaps, relevance taken as a share of what it started with, comes twice: as it
-is, and of absolute values, for a heatmap with all its signs turned is the same picture. Each cell: the mean over pictures and draws,
-its 95 % interval over pictures (bootstrap), and the lowest and highest draw. Writes the tables to results/randomise.txt and draws
-them in results/randomise.png, above the first picture's heatmaps at every stage.
+Spearman's rank correlation with the intact network's heatmaps is given twice: of relevance as a
+share of what it started from, and of its absolute values. Each cell: the mean over pictures and
+draws, its 95% bootstrap interval over pictures, and the lowest and highest draw. Writes the tables
+to results/randomise.txt and draws them in results/randomise.png, above the first picture's heatmaps
+at every stage.
 """
 from pathlib import Path
 import sys
@@ -24,10 +26,11 @@ import numpy as np
 if __name__ == '__main__':  # PYTHONSAFEPATH keeps Python from looking beside the script
     sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from script import Parser, count, generator, mean_and_interval, once, progress_bar, seed, spearman, write_report
-from lrp import COMPOSITES, open_evaluation
-from pictures import colour
-from pipeline import add_network_options, batches
+from chance import generator, mean_and_interval, spearman
+from common import Parser, count, once, progress_bar, seed, write_report
+from draw import HEIGHT, colour
+from evaluate import batches, open_evaluation
+from run import add_network_options
 
 RULES = ['deep-taylor', 'alpha2beta1', 'epsilon-plus', 'epsilon-gamma-box', 'epsilon']
 KINDS = ['as it is', 'absolute']  # of correlation
@@ -42,46 +45,51 @@ def randomised(kernel, bias, mode, rng):
     if mode == 'permute':
         units = rng.permuted(units, axis=0)
     else:
-        units, bias = rng.normal(0, np.sqrt(2 / len(units)), units.shape).astype(kernel.dtype), np.zeros_like(bias)
+        units, bias = rng.normal(0, np.sqrt(2 / len(units)),
+                                 units.shape).astype(kernel.dtype), np.zeros_like(bias)
     return (np.concatenate([-units, units], 1) if mirrored else units).reshape(kernel.shape), bias
 
 
 def heatmaps(explainer, composites, images, targets, batch_size):
-    """Relevance as a share of what it started with, {composite: [n, h, w]}, and the targets [n] (given, or if None the class seen)."""
+    """Relevance as a share of what it started from: {composite: [n, h, w]}; and the targets [n].
+
+    targets: None for the classes that the network sees.
+    """
     targets = [-1] * len(images) if targets is None else targets
     parts, seen = [], []
     for batch in batches(zip(images, targets), batch_size):
-        results = explainer(np.stack([image for image, _ in batch]), [target for _, target in batch])
-        parts.append([results[f'relevance/{composite}'].sum(-1) / nonzero(results[f'started/{composite}'][:, :1, None])
-                      for composite in composites])
-        seen += list(results['targets'])
+        results = explainer(np.stack([image for image, _ in batch]),
+                            [target for _, target in batch])
+        starts = {rule: values[:, :1, None] for rule, values in results.started.items()}
+        parts.append([results.relevance[rule].sum(-1) / np.where(starts[rule], starts[rule], 1)
+                      for rule in composites])
+        seen += list(results.targets)
     return dict(zip(composites, (np.concatenate(maps) for maps in zip(*parts)))), seen
-
-
-def nonzero(values):
-    return np.where(values, values, 1)
 
 
 def cascade(explainer, composites, images, batch_size, mode, draws, seed):
     """Explains the images at each stage, for each draw; leaves the network as it was.
 
-    Returns {stage: {composite: correlations [2, draws, n], as they are and absolute}}, intact first, and the first image's heatmaps
-    of the first draw {stage: {composite: [h, w]}}.
+    Returns {stage: {composite: correlations [2, draws, n], as they are and absolute}}, intact
+    first, and the first image's heatmaps of the first draw {stage: {composite: [h, w]}}.
     """
     names = list(reversed(explainer.variables))
     intact, targets = heatmaps(explainer, composites, images, None, batch_size)
-    found = {stage: {composite: np.ones([2, draws, len(images)]) for composite in composites} for stage in ['intact'] + names}
+    found = {stage: {composite: np.ones([2, draws, len(images)]) for composite in composites}
+             for stage in ['intact'] + names}
     shown, kept = {'intact': {composite: r[0] for composite, r in intact.items()}}, {}
     bar = progress_bar(draws * len(names), 'layer')
     for draw in range(draws):
         for i, name in enumerate(names, 1):
             kept[name] = explainer.read(name)
-            explainer.replace(name, *randomised(*kept[name], mode, generator(seed, mode, draw, name)))
+            rng = generator(seed, mode, draw, name)
+            explainer.replace(name, *randomised(*kept[name], mode, rng))
             maps, _ = heatmaps(explainer, composites, images, targets, batch_size)
             for composite, r in maps.items():
                 pairs = list(zip(intact[composite], r))
-                found[name][composite][:, draw] = [[spearman(x, y) for x, y in pairs],
-                                                   [spearman(np.abs(x), np.abs(y)) for x, y in pairs]]
+                found[name][composite][0, draw] = [spearman(x, y) for x, y in pairs]
+                found[name][composite][1, draw] = [spearman(np.abs(x), np.abs(y))
+                                                   for x, y in pairs]
             if draw == 0:
                 shown[name] = {composite: r[0] for composite, r in maps.items()}
             bar.update(draw * len(names) + i)
@@ -91,22 +99,26 @@ def cascade(explainer, composites, images, batch_size, mode, draws, seed):
 
 
 def draw(found, shown, composites):
-    """The correlations by stage, as they are beside absolute, with the range of the draws, above the first image's heatmaps."""
-    figure = Figure(figsize=(1.15 * len(found), 4 + 1.35 * len(composites)), dpi=80, layout='constrained')
+    """Both correlations by stage, with the range of the draws, above the first image's heatmaps."""
+    figure = Figure(figsize=(1.15 * len(found), 4 + 1.35 * len(composites)), dpi=80,
+                    layout='constrained')
     upper, lower = figure.subfigures(2, 1, height_ratios=[3.8, 1.35 * len(composites)])
     for k, axes in enumerate(upper.subplots(1, 2, sharey=True)):
         for composite in composites:
             by_draw = np.array([stage[composite][k].mean(-1) for stage in found.values()])
             line, = axes.plot(by_draw.mean(1), marker='o', label=composite)
-            axes.fill_between(range(len(found)), by_draw.min(1), by_draw.max(1), color=line.get_color(), alpha=0.2)
-        axes.set(xticks=range(len(found)), xlim=(-0.5, len(found) - 0.5), title=f'Spearman correlation with intact, {KINDS[k]}')
+            axes.fill_between(range(len(found)), by_draw.min(1), by_draw.max(1),
+                              color=line.get_color(), alpha=0.2)
+        axes.set(xticks=range(len(found)), xlim=(-0.5, len(found) - 0.5),
+                 title=f'Spearman correlation with intact, {KINDS[k]}')
         axes.set_xticklabels(found, rotation=45, ha='right')
         axes.grid(alpha=0.3)
     axes.legend()
     grid = lower.subplots(len(composites), len(found), squeeze=False)
     for i, (row, composite) in enumerate(zip(grid, composites)):
         for cell, (name, maps) in zip(row, shown.items()):
-            cell.imshow(colour(maps[composite], (224, 224), 'seismic'))
+            height, width = maps[composite].shape
+            cell.imshow(colour(maps[composite], (round(HEIGHT * width / height), HEIGHT)))
             cell.set(xticks=[], yticks=[])
             if i == 0:
                 cell.set_title(name.replace('_', '\n'), fontsize=8)
@@ -115,13 +127,14 @@ def draw(found, shown, composites):
 
 
 def table(found, composites):
-    """Two tables, a line per stage: the correlations of each composite as they are, and absolute."""
+    """Two tables, as they are and absolute: a line for each stage, a column for each composite."""
     lines = []
     for k, kind in enumerate(KINDS):
         title = f'{kind}, random down to'
         lines.append(f'{title:>25} ' + ' '.join(f'{composite:>31}' for composite in composites))
         for name, stage in found.items():
-            lines.append(f'{name:>25} ' + ' '.join(f'{cell(stage[composite][k]):>31}' for composite in composites))
+            cells = (f'{cell(stage[composite][k]):>31}' for composite in composites)
+            lines.append(f'{name:>25} ' + ' '.join(cells))
     return '\n'.join(lines)
 
 
@@ -132,22 +145,25 @@ def cell(values):
 
 
 def evaluate(args):
-    """Does what the command line asks. Returns a line for each picture that could not be read."""
-    explainer, images, broken = open_evaluation(args, 'randomise', places=False)
+    """Measures and reports. Returns a line for each picture that could not be read."""
+    explainer, images, failed = open_evaluation(args, 'randomise')
     if images:
-        found, shown = cascade(explainer, args.rule, images, args.batch_size, args.mode, args.draws, args.seed)
+        found, shown = cascade(explainer, args.rule, images, args.batch_size, args.mode,
+                               args.draws, args.seed)
         title = f'{len(images)} pictures, --mode {args.mode}, {args.draws} draws, seed {args.seed}'
-        write_report(args.results, 'randomise', draw(found, shown, args.rule), title, table(found, args.rule))
-    return broken
+        write_report(args.results, 'randomise', draw(found, shown, args.rule), title,
+                     table(found, args.rule))
+    return failed
 
 
 def parse(argv):
     parser = Parser(__doc__)
-    *_, how = add_network_options(parser, COMPOSITES, RULES)
-    how.add_argument('--mode', choices=['permute', 'redraw'], default='permute', help='how weights become random (default: permute)')
+    *_, how = add_network_options(parser, RULES)
+    how.add_argument('--mode', choices=['permute', 'redraw'], default='permute',
+                     help='how weights become random (default: permute)')
     how.add_argument('--draws', type=count, default=3, metavar='N', help='how often (default: 3)')
     how.add_argument('--seed', type=seed, default=0, help='what is drawn (default: 0)')
-    args = parser.parse_mixed(argv)
+    args = parser.parse_intermixed_args(argv)
     args.rule = once(args.rule)
     return parser, args
 

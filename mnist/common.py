@@ -1,0 +1,212 @@
+"""What the scripts share: TensorFlow without its log, the command line, files written whole.
+
+The same file stands in mnist/ and in vgg/, so that each folder can be read and copied alone.
+"""
+import argparse
+import contextlib
+import functools
+import importlib
+import io
+import os
+from pathlib import Path
+import sys
+from types import ModuleType
+
+os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
+os.environ['KERAS_BACKEND'] = 'tensorflow'
+
+
+class Refused(Exception):
+    """Something that the user can mend, in one line: `main` prints it and exits with status 2."""
+
+
+class Stopped(Exception):
+    """A signal ended the work. The message says how to continue."""
+
+    def __init__(self, signal_number, message):
+        super().__init__(message)
+        self.status = 128 + signal_number
+
+
+@contextlib.contextmanager
+def silence():
+    """Discards standard error: some of TensorFlow's libraries log there whatever the settings."""
+    sys.stderr.flush()
+    stderr = os.dup(2)
+    with open(os.devnull, 'w') as null:
+        os.dup2(null.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(stderr, 2)
+        os.close(stderr)
+
+
+@functools.cache
+def quietly_imported(name):
+    with silence():
+        module = importlib.import_module(name)
+        if name.startswith('tensorflow'):
+            module.logging.set_verbosity(module.logging.ERROR)
+    return module
+
+
+class Lazy(ModuleType):
+    """A module that is imported when first used, so that --help does not wait for TensorFlow."""
+
+    def __getattr__(self, attribute):
+        return getattr(quietly_imported(self.__name__), attribute)
+
+
+tf, keras = Lazy('tensorflow.compat.v1'), Lazy('keras')
+
+
+def open_session(mixed=False):
+    """A session on the default graph. mixed: TensorFlow runs its linear ops in bfloat16."""
+    config = tf.ConfigProto()
+    if mixed:
+        rewriting = config.graph_options.rewrite_options
+        rewriting.auto_mixed_precision_onednn_bfloat16 = tf.RewriterConfig.ON
+    with silence():  # the first session starts TensorFlow's devices, and some versions log it
+        return tf.Session(config=config)
+
+
+# The command line
+
+class Parser(argparse.ArgumentParser):
+    """Keeps the line breaks of a script's description, and reports a wrong command in one line."""
+
+    def __init__(self, description):
+        super().__init__(description=description,
+                         formatter_class=argparse.RawDescriptionHelpFormatter)
+
+    def error(self, message):
+        self.exit(2, f'{self.prog}: {one_line(message)}\n')
+
+    def run(self, job, args):
+        """Runs job(args), which may return a line for each input that failed.
+
+        Exit status: 0, 1 if inputs failed, 2 if the command was refused, 128 + signal if stopped.
+        """
+        try:
+            failures = job(args)
+            sys.stdout.flush()
+        except Refused as error:
+            self.error(str(error))
+        except Stopped as error:
+            self.exit(error.status, f'{self.prog}: {error}\n')
+        except KeyboardInterrupt:
+            self.exit(130, f'{self.prog}: stopped\n')
+        except BrokenPipeError:  # the reader of our output has gone
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+            self.exit(141)
+        if failures:
+            self.exit(1, ''.join(f'{self.prog}: {one_line(line)}\n' for line in failures))
+
+
+def one_line(text):
+    """The text with everything escaped that cannot be printed: file names may contain anything."""
+    return ''.join(c if c.isprintable() else c.encode('unicode_escape', 'surrogatepass').decode()
+                   for c in text)
+
+
+def rule_names(names):
+    """A type for --rule: one of these names."""
+    def name(text):
+        if text not in names:
+            hint = f'; put pictures first: {text} --rule {names[0]}' if os.path.exists(text) else ''
+            raise argparse.ArgumentTypeError(f'{text} is none of {", ".join(names)}{hint}')
+        return text
+    names = list(names)
+    return name
+
+
+def count(text):
+    """A type for options: a whole number from 1 to a million."""
+    return number(text, int, 1, 10 ** 6)
+
+
+def seed(text):
+    """A type for options: the seed of a random generator."""
+    return number(text, int, 0, 2 ** 31 - 1)
+
+
+def number(text, kind, low, high):
+    """An int or a float, as `kind` says, from low to high, or ArgumentTypeError."""
+    with contextlib.suppress(ValueError):
+        if low <= kind(text) <= high:
+            return kind(text)
+    noun = 'a whole number' if kind is int else 'a number'
+    raise argparse.ArgumentTypeError(f'{text} is not {noun} from {low} to {high}')
+
+
+def precision(text):
+    """A type for --precision: float32, with a notice, where the processor has no bfloat16."""
+    cpu = Path('/proc/cpuinfo')
+    flags = cpu.read_text() if text == 'bfloat16' and cpu.exists() else 'amx_bf16'
+    if 'avx512_bf16' in flags or 'amx_bf16' in flags:
+        return text
+    print('this processor has no bfloat16 instructions: using float32', file=sys.stderr)
+    return 'float32'
+
+
+def once(values):
+    """The values without repetitions, in order."""
+    return list(dict.fromkeys(values))
+
+
+def progress_bar(total, unit, metrics=(), quiet=False):
+    """Keras's progress bar on a terminal; elsewhere one line at the end, or none if quiet."""
+    verbose = 1 if sys.stdout.isatty() else 0 if quiet else 2
+    return keras.utils.Progbar(total, unit_name=unit, verbose=verbose, stateful_metrics=metrics)
+
+
+# Files
+
+def make_folder(folder):
+    """Makes the folder for results. Raises Refused if nothing can be written there."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / '.unfinished'
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise Refused(f'cannot write to {folder} ({error.strerror})') from None
+
+
+def check_spared(results, inputs):
+    """Raises Refused if one of the results (paths) would overwrite one of the inputs (paths)."""
+    inputs = {os.path.realpath(path) for path in inputs}
+    for path in results:
+        if os.path.realpath(path) in inputs:
+            raise Refused(f'{path} is an input and would be overwritten: choose another --results')
+
+
+def encoded(save, *arguments, **options):
+    """What `save` would write to a file, as bytes. (Pillow itself misses a full disk.)"""
+    buffer = io.BytesIO()
+    save(buffer, *arguments, **options)
+    return buffer.getvalue()
+
+
+def write(path, content):
+    """Writes bytes or text to a temporary file and renames it: no half-written result is seen.
+
+    Raises Refused, with the OSError as its cause, if the file cannot be written.
+    """
+    temporary = path.with_name('.unfinished-' + path.name)
+    try:
+        try:
+            temporary.write_bytes(content if isinstance(content, bytes) else content.encode())
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+    except OSError as error:
+        raise Refused(f'cannot write {path} ({error.strerror})') from error
+
+
+def write_report(folder, name, figure, title, table):
+    """Writes a table, <name>.txt, and a figure, <name>.png, and prints the table."""
+    write(folder / f'{name}.txt', f'{title}\n{table}\n')
+    write(folder / f'{name}.png', encoded(figure.savefig))
+    print(f'{title}\n{table}\nwrote {folder / name}.png and {folder / name}.txt')

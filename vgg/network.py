@@ -1,0 +1,273 @@
+"""Where a network comes from: bundled, ImageNet's by Keras, or a user's file; its preprocessing and
+class names.
+
+A model that Keras saved whole (.keras, .h5) says what it is. Files of weights alone are taken for
+VGG16 or VGG19. Whatever the source, the result is a layer table and functions that read one layer's
+weights.
+"""
+from functools import partial
+import hashlib
+import os
+from pathlib import Path
+from typing import Callable, NamedTuple
+import warnings
+
+import numpy as np
+
+from common import Refused, keras
+from keras_model import open_model, read_model
+from keras_weights import mirrored
+from model import PIXELS, SIZE, WEIGHTED
+from weight_files import read_weights
+
+HERE = Path(__file__).resolve().parent
+BUNDLED = {'caltech101': HERE / 'weights' / 'vgg16_caltech101.npz',
+           'lite0': HERE / 'weights' / 'efficientnet_lite0.keras'}
+IMAGENET_CLASSES = HERE / 'weights' / 'imagenet_classes.txt'
+ORIGIN = 'https://storage.googleapis.com/tensorflow/keras-applications/'
+PUBLISHED = {  # Keras's files of ImageNet weights, and their MD5
+    'vgg16': ('vgg16_weights_tf_dim_ordering_tf_kernels.h5', '64373286793e3c8b2b4e3219cbf3544b'),
+    'vgg19': ('vgg19_weights_tf_dim_ordering_tf_kernels.h5', 'cbe5617147190e668d6c5d5026f83318'),
+}
+MODES = ['caffe', 'tf', 'torch', 'unit', 'none']  # of preprocessing
+
+
+class Preparation(NamedTuple):
+    """What happens to a picture before the first layer: one of MODES, then steps of the model."""
+
+    mode: str
+    steps: list = ()  # run by Keras
+
+    def __call__(self, images):
+        """What the first layer sees of images [n, h, w, c]: floats, RGB, 0 to 255."""
+        x = images / 255 if self.mode == 'unit' else images.copy()
+        if self.mode in ('caffe', 'tf', 'torch'):
+            preprocess = keras.applications.imagenet_utils.preprocess_input
+            x = preprocess(x, data_format='channels_last', mode=self.mode)
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore')  # of how models of Keras 2 take their inputs
+            for step in self.steps:
+                x = step(x, training=False) if isinstance(step, keras.Layer) else step(x)
+        return np.asarray(x, images.dtype)
+
+
+class Network(NamedTuple):
+    """A network that can be explained."""
+
+    path: Path
+    layers: list  # the layer table
+    read: dict  # {layer name: function that reads w and b}
+    prepare: Preparation
+    size: tuple = (SIZE, SIZE, 3)  # of a picture
+    bgr: bool = True  # whether the first layer's channels are blue, green, red
+    end: str = 'softmax'  # or 'sigmoid'
+    said: str = ''  # what was read or assumed
+    classes: list = None  # their names, if the file has them
+    keras: Callable = None  # the user's model
+    gives_logits: bool = False  # whether the model's outputs are logits, not probabilities
+
+    @property
+    def name(self):
+        return self.path.name
+
+    @property
+    def count(self):
+        """The number of classes."""
+        last = [layer for layer in self.layers if layer.kind in WEIGHTED][-1]
+        return last.size[-1]
+
+    @property
+    def title(self):
+        """What the first line of output says of the network."""
+        kinds = [layer.kind for layer in self.layers]
+        convolutions = kinds.count('conv') + kinds.count('depthwise')
+        logits = f' (the {self.end} of its logits)' * self.gives_logits
+        return (f'{self.name}: {plural(convolutions, "convolution")}, '
+                f'{plural(kinds.count("dense"), "dense layer")}, {self.size[0]}x{self.size[1]}, '
+                f'{self.said}, {self.count} classes{logits}')
+
+    def probabilities(self, logits):
+        """Softmax of logits [..., classes], or each class's own sigmoid."""
+        with np.errstate(invalid='ignore', over='ignore'):  # run.py refuses what is not finite
+            if self.end == 'sigmoid':
+                return 1 / (1 + np.exp(-np.float64(logits)))
+            shifted = np.exp(np.float64(logits) - np.max(logits, -1, keepdims=True))
+            return shifted / shifted.sum(-1, keepdims=True)
+
+
+def open_network(source, model=None, preprocessing=None):
+    """Opens the network of a --weights argument: 'imagenet', 'caltech101', 'lite0' or a file.
+
+    model: 'vgg16' or 'vgg19' for weights alone, or None for the one that fits; preprocessing: one
+    of MODES, or None for what fits. Raises Refused, naming the file and what is wrong or which
+    layer cannot be explained.
+    """
+    path = weight_file(source, model)
+    if not path.is_file():
+        raise Refused(f'{path} is a folder' if path.is_dir() else f'no weight file {path}')
+    whole = open_model(path) if path.suffix in ('.keras', '.h5', '.hdf5') else None
+    if whole is None:
+        known = source in ('imagenet', *BUNDLED)
+        return of_weights(path, model, preprocessing or 'caffe', known)
+    if model:
+        raise Refused(f'--model {model} is for files of weights alone; {path} holds a whole model')
+    return of_model(path, whole, preprocessing)
+
+
+def weight_file(source, model):
+    """The path of a --weights argument: bundled, downloaded by Keras into its cache, or a file."""
+    if source in BUNDLED:
+        if model not in (None, 'vgg16') or model and source != 'caltech101':
+            raise Refused(f'--weights {source} is no {model}')
+        return BUNDLED[source]
+    if source != 'imagenet':
+        return Path(source)
+    model = model or 'vgg16'
+    name, md5 = PUBLISHED[model]
+    try:
+        url = f'{ORIGIN}{model}/{name}'
+        return Path(keras.utils.get_file(name, url, cache_subdir='models', file_hash=md5))
+    except Exception as error:  # Keras raises of all kinds when it cannot download
+        cache = Path(os.environ.get('KERAS_HOME', os.path.expanduser('~/.keras'))) / 'models'
+        raise Refused(f'no ImageNet weights: {cache / name} does not exist and could not be '
+                      f'downloaded ({str(error).splitlines()[0]}); copy it there, or use --weights '
+                      'caltech101 or --weights lite0, which need no download') from None
+
+
+def digest(path):
+    """The SHA-256 of a file."""
+    with open(path, 'rb') as file:
+        return hashlib.file_digest(file, 'sha256').hexdigest()
+
+
+def plural(number, noun):
+    return f'{number} {noun}{"s" * (number != 1)}'
+
+
+# A model that Keras saved whole
+
+def of_model(path, model, preprocessing):
+    """The network of a Keras model."""
+    try:
+        found = read_model(model)
+    except Refused as error:
+        raise Refused(f'{path}: {error}') from None
+    black, white = shades(Preparation('none', found.preparation), found.size)
+    inside = bool(black.any() or (white != 255).any())
+    default = 'none' if inside or found.size[-1] == 1 else 'caffe'
+    prepare = Preparation(preprocessing or default, found.preparation)
+    check_upright(path, prepare, found.size)
+    assumed = ' (none stands in the model; see --preprocessing)' * (preprocessing is None)
+    said = [f'preprocessing {prepare.mode}{assumed}'] * (prepare.mode != 'none')
+    said = ' and '.join(said + ['preprocessing in the model'] * inside) or 'no preprocessing'
+    end = found.end or ('sigmoid' if model.output_shape[-1] == 1 else 'softmax')
+    classes = imagenet_classes() if path == BUNDLED['lite0'] else None
+    layers, bgr = with_pixels(found.layers, prepare, found.size), reverses(prepare, found.size)
+    return Network(path, layers, found.read, prepare, found.size, bgr, end, said, classes, model,
+                   gives_logits=found.end is None)
+
+
+def imagenet_classes():
+    return IMAGENET_CLASSES.read_text(encoding='utf-8').splitlines()
+
+
+def shades(prepare, size):
+    """What preparation makes of a black and of a white picture: [h, w, c] each."""
+    return (prepare(np.full((1, *size), shade, np.float64))[0] for shade in (0, 255))
+
+
+def with_pixels(layers, prepare, size):
+    """The table, with the layers that weigh the picture marked, and the bounds of its pixels."""
+    black, white = (shade.reshape(-1, shade.shape[-1]) for shade in shades(prepare, size))
+    extremes = np.concatenate([black, white])
+    bounds, result = {PIXELS: (extremes.min(0), extremes.max(0))}, []
+    for layer in layers:
+        known = bounds.get(layer.inputs[0])
+        if known:
+            repeats = layer.size[0] // len(known[0]) if layer.kind == 'dense' else 1
+            low, high = (np.tile(bound, repeats).tolist() for bound in known)
+            layer = layer._replace(low=low, high=high)
+            if layer.kind in WEIGHTED:
+                layer = layer._replace(place='pixels')
+            elif layer.kind == 'pad':
+                bounds[layer.name] = np.minimum(known[0], 0), np.maximum(known[1], 0)
+            elif layer.kind in ('flatten', 'crop', 'max', 'mean'):
+                bounds[layer.name] = known
+        result.append(layer)
+    return result
+
+
+def check_upright(path, prepare, size):
+    """Refuses preparation that cuts, pads or turns the picture, by what it does to a ramp."""
+    black, white = shades(prepare, size)
+    for axis in 0, 1:
+        given, expected = (ramp(shape, axis) for shape in (size, black.shape))
+        seen = (prepare(255 * given[None])[0] - black) / np.where(white == black, 1, white - black)
+        off = np.abs(seen - expected) * (white != black)
+        if off.max() > 1 / size[axis] + 1 / black.shape[axis]:
+            raise Refused(f'{path}: the model cuts, pads or turns the picture before its first '
+                          'layer; save it without that, and give it pictures cut and turned so')
+
+
+def ramp(shape, axis):
+    """Rises from 0 to 1 along an axis of [h, w, c]."""
+    n = shape[axis]
+    rise = ((np.arange(n) + 0.5) / n).reshape([-1 if i == axis else 1 for i in range(3)])
+    return np.broadcast_to(rise, shape)
+
+
+def reverses(prepare, size):
+    """Whether preparation turns red, green, blue into blue, green, red."""
+    if size[-1] != 3:
+        return False
+    black, red = (prepare(np.ones((1, *size)) * np.float64([shade, 0, 0])) for shade in (0, 255))
+    changed = np.abs(red - black).reshape(-1, black.shape[-1]).sum(0)
+    return len(changed) == 3 and changed.argmax() == 2
+
+
+def by_keras(network, images):
+    """The probabilities [n, classes] that Keras gives to images [n, h, w, c], uint8."""
+    outputs = Preparation(network.prepare.mode, [network.keras])(images.astype(np.float32))
+    outputs = outputs.astype(np.float64)
+    if outputs.shape[-1] == 1:
+        outputs = np.concatenate([-outputs if network.gives_logits else 1 - outputs, outputs], -1)
+    return network.probabilities(outputs) if network.gives_logits else outputs
+
+
+def compare(network, expected, found, names, precision):
+    """Raises Refused if the probabilities of our graph [n, classes] are not those that Keras gives.
+
+    They must agree to 1e-3, and where they are near 0 so must their logarithms, as far as these are
+    exact. In bfloat16 the most likely class must be the same.
+    """
+    least = 1e-4 if network.end == 'sigmoid' else 1e-30  # 1 - sigmoid is rounded off
+    for name, theirs, ours in zip(names, expected, found):
+        logs = [np.log(np.maximum(each, least)) for each in (theirs, ours)]
+        relative = np.abs(logs[0] - logs[1]) / (1 + np.abs(logs[0]).max())
+        apart = np.maximum(np.abs(theirs - ours), relative)
+        same = apart.max() <= 1e-3
+        if precision == 'bfloat16':
+            same = np.isfinite(ours).all() and theirs.max() - theirs[ours.argmax()] <= 0.05
+        if not same:
+            k = apart.argmax()
+            raise Refused(f'{network.path}: our copy of this network computes something else: for '
+                          f'{name} it gives class {k} {ours[k]:.3g}, Keras gives {theirs[k]:.3g}')
+
+
+# Files of weights alone
+
+def of_weights(path, model, preprocessing, known):
+    """VGG16 or VGG19 with the weights of a file. known: it is known to be that network."""
+    model, layers, read, classes = read_weights(path, model)
+    end = 'softmax'
+    if layers[-1].size[-1] == 1:  # one output z becomes two classes, -z and z
+        end, read['predictions'] = 'sigmoid', partial(mirrored, read['predictions'])
+        layers[-1] = layers[-1]._replace(size=(layers[-1].size[0], 2))
+    if path.name in (name for name, _ in PUBLISHED.values()):
+        classes = imagenet_classes()
+    prepare, size = Preparation(preprocessing), (SIZE, SIZE, 3)
+    said = f'{model}, preprocessing {preprocessing}'
+    said = said if known else f'taken for {said}, ReLU between dense layers, {end} at the end'
+    return Network(path, with_pixels(layers, prepare, size), read, prepare, size,
+                   reverses(prepare, size), end, said, classes)
+

@@ -1,0 +1,299 @@
+"""The rules of Layer-wise Relevance Propagation, their composites, and the walk back to the pixels.
+
+A rule takes a layer, its inputs a [n, ...], its weights and the relevance r of its outputs, and
+returns the relevance of a. All follow the four steps of `zplus`. `linear` and `transposed`
+(model.py) say what a layer computes, so every rule works for every linear kind.
+"""
+from functools import partial
+from typing import Callable, NamedTuple
+
+import numpy as np
+
+from common import tf
+from model import LINEAR, affine, joined, linear, moved, moved_back, pool, transposed
+
+
+def tiny(z):
+    """The stabiliser of rules whose z is never negative: 1e-20, too small to show in any sum.
+
+    One number for each output, which TensorFlow adds within the linear operation.
+    """
+    return tf.fill(z.shape[-1:], tf.constant(1e-20, z.dtype))
+
+
+def stabilise(z, eps):
+    """z + eps * sign(z) with sign(0) = +1: never zero."""
+    eps = tf.convert_to_tensor(eps, z.dtype)
+    return z + tf.where_v2(z >= 0, eps, -eps)
+
+
+def zplus(layer, a, weights, r):
+    """z+ rule for inputs a >= 0 (Montavon et al. 2017, Sec. 4.2). Conserves wherever z > 0."""
+    w = weights.positive
+    z = linear(layer, a, w)            # 1. what each output received
+    s = r / (z + tiny(z))              # 2. relevance per unit received
+    c = transposed(layer, s, w, a)     # 3. sent back along the weights
+    return a * c                       # 4. weighed by what each input gave
+
+
+def zbeta(layer, a, weights, r, low, high):
+    """zB rule for inputs low <= a <= high (Montavon et al. 2017, Sec. 4.2). Conserves wherever z >
+    0.
+
+    z = sum (a - low) w+ + (a - high) w-: both terms are >= 0, so nothing cancels. They lie side by
+    side along the input channels: one linear operation each way.
+    """
+    x = tf.concat([a - low, a - high], -1)
+    w = tf.concat([weights.positive, weights.negative], -2)
+    z = linear(layer, x, w)
+    s = r / (z + tiny(z))
+    c = transposed(layer, s, w, x)
+    return tf.add_n(tf.split(x * c, 2, -1))
+
+
+def epsilon(layer, a, weights, r, eps=1e-6):
+    """Epsilon rule (Bach et al. 2015, Eq. 58). Conserves up to what the bias and eps absorb."""
+    z = affine(layer, a, weights)
+    s = r / stabilise(z, eps)
+    c = transposed(layer, s, weights.w, a)
+    return a * c
+
+
+def box(layer, a, weights, r):
+    """zB between the bounds of the layer's inputs, widened by a millionth of their range.
+
+    Without that a black picture under all-positive weights has z = 0, and its relevance is lost.
+    """
+    low, high = np.float64(layer.low), np.float64(layer.high)
+    margin = 1e-6 * (high - low)
+    return zbeta(layer, a, weights, r, low - margin, high + margin)
+
+
+def zplus_signed(layer, a, weights, r):
+    """z+ rule for inputs of both signs: z = sum a+ w+ + a- w-, or zB between 0 and the inputs."""
+    return zbeta(layer, a, weights, r, tf.minimum(a, 0.0), tf.maximum(a, 0.0))
+
+
+def wsquare(layer, a, weights, r):
+    """w^2 rule for inputs without bounds (Montavon et al. 2017, Sec. 4.1). Conserves."""
+    return equal_inputs(layer, a, weights.keep('squared', weights.w * weights.w), r)
+
+
+def flat(layer, a, weights, r):
+    """Flat rule (Lapuschkin et al. 2019): equal shares, none for padding. Conserves."""
+    return equal_inputs(layer, a, tf.ones_like(weights.w), r)
+
+
+def equal_inputs(layer, a, w, r):
+    """Shares out by the weights w >= 0 alone, as if every input were 1."""
+    z = linear(layer, tf.ones_like(a[:1]), w)
+    s = r / (z + tiny(z))
+    return transposed(layer, s, w, a)
+
+
+def gamma(layer, a, weights, r, gamma=0.25):
+    """Gamma rule for inputs a >= 0 and outputs z >= 0 (Montavon et al. 2019, Sec. 10.2.1).
+
+    Positive weights count 1 + gamma times: z + gamma z+, of which z+ is what zplus needs, too.
+    """
+    w = weights.keep(f'gamma {gamma}', weights.w + gamma * weights.positive)
+    rises = linear(layer, a, weights.positive) + tf.maximum(weights.b, 0.0)
+    s = r / stabilise(affine(layer, a, weights) + gamma * rises, 1e-9)
+    c = transposed(layer, s, w, a)
+    return a * c
+
+
+def gamma_signed(layer, a, weights, r, gamma=0.25):
+    """Gamma rule for inputs and outputs of both signs (Andeol et al. 2021).
+
+    What gives an output its sign counts 1 + gamma times.
+    """
+    x = halves(a)
+    raising = tf.concat([weights.positive, weights.negative], -2)
+    lowering = tf.concat([weights.negative, weights.positive], -2)
+    z = affine(layer, a, weights)
+    rises = linear(layer, x, raising) + tf.maximum(weights.b, 0.0)
+    falls = linear(layer, x, lowering) + tf.minimum(weights.b, 0.0)
+    s = r / stabilise(z + gamma * tf.where_v2(z >= 0, rises, falls), 1e-9)
+    up, down = tf.where_v2(z >= 0, s, tf.zeros_like(s)), tf.where_v2(z >= 0, tf.zeros_like(s), s)
+    c = transposed(layer, up, raising, x) + transposed(layer, down, lowering, x)
+    return a * transposed(layer, s, weights.w, a) + gamma * tf.add_n(tf.split(x * c, 2, -1))
+
+
+def halves(a):
+    """The positive and the negative part of a, side by side along the channels."""
+    return tf.concat([tf.maximum(a, 0.0), tf.minimum(a, 0.0)], -1)
+
+
+def alpha_beta(layer, a, weights, r, alpha):
+    """Alpha-beta rule (Bach et al. 2015, Eq. 60), beta = alpha - 1. Conserves up to the biases.
+
+    alpha r is shared among what raises z, and beta r taken from what lowers it, each in proportion
+    to its own sum.
+    """
+    if layer.signed:
+        x = halves(a)
+        raising = tf.concat([weights.positive, weights.negative], -2)
+        lowering = tf.concat([weights.negative, weights.positive], -2)
+    else:
+        x, raising, lowering = a, weights.positive, weights.negative
+    rises = linear(layer, x, raising) + (tf.maximum(weights.b, 0.0) + 1e-20)
+    c = transposed(layer, alpha * r / rises, raising, x)
+    if alpha > 1:
+        falls = linear(layer, x, lowering) + (tf.minimum(weights.b, 0.0) - 1e-20)
+        c -= transposed(layer, (alpha - 1) * r / falls, lowering, x)
+    return tf.add_n(tf.split(x * c, 2 if layer.signed else 1, -1))
+
+
+def lifted(layer, a, weights, r, share=0.0):
+    """Epsilon rule with an epsilon for each image: 1e-9 and a share of the root mean square of z.
+
+    From the tutorial of Montavon et al. 2019.
+    """
+    z = affine(layer, a, weights)
+    s = r / stabilise(z, 1e-9 + share_of_rms(z, share))
+    c = transposed(layer, s, weights.w, a)
+    return a * c
+
+
+def share_of_rms(z, share):
+    """A share of the root mean square of z over each image's layer: [n, 1, ...]."""
+    if not share:
+        return tf.zeros([], z.dtype)
+    axes = list(range(1, z.shape.rank))
+    mean = tf.reduce_mean(tf.square(tf.cast(z, tf.float64)), axes, keepdims=True)
+    return tf.cast(share * tf.sqrt(mean), z.dtype)
+
+
+def max_pool(layer, a, weights, r):
+    """The winner takes all; of equal inputs the first one in its window."""
+    return tf.raw_ops.MaxPoolGrad(orig_input=a, orig_output=pool(layer, a), grad=r, **layer.window)
+
+
+def mean_pool(layer, a, weights, r):
+    """Max-pooling explained as average pooling (tutorial of Montavon et al. 2019)."""
+    z = tf.raw_ops.AvgPool(value=a, **layer.window)
+    s = r / stabilise(z, 1e-9 + share_of_rms(z, 0.0 if layer.place == 'lower' else 0.25))
+    c = tf.raw_ops.AvgPoolGrad(orig_input_shape=tf.shape(a), grad=s, **layer.window)
+    return a * c
+
+
+class Composite(NamedTuple):
+    """The rule of each place.
+
+    pixels: weights that read the picture; lower: maps of more than an eighth of the picture's side,
+    VGG's blocks 1 to 3; upper: smaller maps; dense: dense layers; pooling: max-pooling.
+    """
+
+    pixels: Callable
+    lower: Callable
+    upper: Callable
+    dense: Callable
+    pooling: Callable = max_pool
+
+
+ALPHA1, ALPHA2 = partial(alpha_beta, alpha=1.0), partial(alpha_beta, alpha=2.0)
+COMPOSITES = {
+    'epsilon-gamma-box': Composite(box, gamma, gamma, epsilon),  # Montavon et al. 2019
+    'deep-taylor': Composite(box, zplus, zplus, zplus),  # Montavon et al. 2017
+    'zplus': Composite(zplus, zplus, zplus, zplus),
+    'wsquare': Composite(wsquare, zplus, zplus, zplus),  # Montavon et al. 2017
+    'epsilon': Composite(epsilon, epsilon, epsilon, epsilon),  # Bach et al. 2015
+    'alpha1beta0': Composite(ALPHA1, ALPHA1, ALPHA1, ALPHA1),  # Bach et al. 2015
+    'alpha2beta1': Composite(ALPHA2, ALPHA2, ALPHA2, ALPHA2),
+    'epsilon-plus': Composite(ALPHA1, ALPHA1, ALPHA1, epsilon),  # Kohlbrenner et al. 2020
+    'epsilon-plus-flat': Composite(flat, ALPHA1, ALPHA1, epsilon),
+    'epsilon-alpha2beta1': Composite(ALPHA2, ALPHA2, ALPHA2, epsilon),
+    'epsilon-alpha2beta1-flat': Composite(flat, ALPHA2, ALPHA2, epsilon),
+    'montavon2019': Composite(box, gamma, partial(lifted, share=0.25), lifted, mean_pool),
+}
+DEFAULT = ['epsilon-gamma-box', 'deep-taylor']
+
+
+def rule_of(composite, layer):
+    """The rule of a layer, in the form for both signs where its inputs or outputs need it."""
+    if layer.kind == 'max':
+        return COMPOSITES[composite].pooling
+    rule = getattr(COMPOSITES[composite], layer.place)
+    if rule is zplus and layer.signed:
+        return zplus_signed
+    if rule is gamma and (layer.signed or layer.kind not in ('mean', 'add') and not layer.positive):
+        return gamma_signed
+    return rule
+
+
+def relevance(composite, layers, a, weights, r):
+    """Walks the layer table upwards from the relevance r of the logits.
+
+    Returns {layer name: relevance of its outputs} and, as 'pixels', that of the picture. The layers
+    that compute a gate receive none.
+    """
+    received = {layers[-1].name: r}
+    for layer in reversed(layers):
+        if layer.name in received:
+            inputs, w = [a[name] for name in layer.inputs], weights.get(layer.name)
+            parts = sent_back(composite, layer, inputs, w, received[layer.name])
+            for name, part in zip(layer.inputs, parts):  # what several layers send back adds up
+                received[name] = received[name] + part if name in received else part
+    return received
+
+
+def sent_back(composite, layer, inputs, weights, r):
+    """The relevance of each input of a layer."""
+    if layer.kind != 'max' and layer.kind not in LINEAR:
+        return moved_back(layer, inputs, r)
+    r = rule_of(composite, layer)(layer, joined(inputs), weights, r)
+    return tf.split(r, len(inputs), -1) if len(inputs) > 1 else [r]
+
+
+# Where relevance starts. chosen [n, classes]: 1 at the target, -1 at the class to contrast it with.
+
+def both_signs(composite, layers):
+    """Whether a composite's rule at the logits tells evidence for a class from evidence against."""
+    rule = rule_of(composite, last_linear(layers))
+    return getattr(rule, 'func', rule) in (epsilon, gamma, gamma_signed, lifted)
+
+
+def last_linear(layers):
+    return [layer for layer in layers if layer.kind in LINEAR][-1]
+
+
+def evidence(layers, a, weights):
+    """The evidence for each class: sum of a+ w+ + a- w- in the last linear layer. [n, classes]"""
+    last = last_linear(layers)
+    x, parts = joined([a[name] for name in last.inputs]), weights[last.name]
+    r = linear(last, tf.maximum(x, 0.0), parts.positive)
+    if last.signed:
+        r += linear(last, tf.minimum(x, 0.0), parts.negative)
+    for layer in layers[layers.index(last) + 1:]:
+        r = winners(layer, a[layer.inputs[0]], r) if layer.kind == 'max' else moved(layer, [r])
+    return r
+
+
+def winners(layer, a, r):
+    """What r, which is like the inputs a of max-pooling, is where a is largest in its window."""
+    z = pool(layer, a)
+    return tf.raw_ops.MaxPoolGradGrad(orig_input=a, orig_output=z, grad=r, **layer.window)
+
+
+def start(composite, layers, a, weights, chosen):
+    """The relevance of the logits: [n, classes].
+
+    With both signs at the logits: the target's logit, minus the other class's. A rule of one sign
+    would paint the evidence for a class with a negative logit blue; so where the logit is not
+    positive, relevance starts at the evidence instead. In a contrast the other class gets as much,
+    negative (contrastive LRP, Gu et al. 2018), if there is any evidence for it.
+    """
+    logits = a[layers[-1].name]
+    if both_signs(composite, layers):
+        return logits * chosen
+    found = evidence(layers, a, weights)
+    value = tf.where_v2(logits > 0, logits, found)
+    chosen *= tf.where_v2((found > 0) | (chosen > 0), tf.ones_like(chosen), tf.zeros_like(chosen))
+    return tf.reduce_sum(value * tf.maximum(chosen, 0.0), -1, keepdims=True) * chosen
+
+
+def started(r, chosen):
+    """The relevance r of the logits at the target and at the class to contrast it with: [n, 2]."""
+    parts = [tf.maximum(chosen, 0.0), tf.maximum(-chosen, 0.0)]
+    return tf.stack([tf.reduce_sum(r * part, -1) for part in parts], -1)
