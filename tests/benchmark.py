@@ -28,8 +28,8 @@ ROOT = Path(__file__).resolve().parent.parent
 HEAD = [4096, 4096, 1000]
 SIZE = (224, 224, 3)
 PAIR = 'the default pair'
-COMPOSITES = ['deep-taylor', 'zplus', 'wsquare', 'epsilon', 'alpha1beta0', 'alpha2beta1', 'epsilon-plus', 'epsilon-plus-flat',
-              'epsilon-alpha2beta1', 'epsilon-gamma-box', 'montavon2019']
+COMPOSITES = ['epsilon-gamma-box', 'deep-taylor', 'zplus', 'wsquare', 'epsilon', 'alpha1beta0', 'alpha2beta1',
+              'epsilon-plus', 'epsilon-plus-flat', 'epsilon-alpha2beta1', 'epsilon-alpha2beta1-flat', 'montavon2019']
 
 
 def peak():
@@ -72,14 +72,15 @@ def mnist_step_times(precision, batches):
     """Seconds for `batches` training steps of 128 digits: of mnist/train.py in one precision and of Keras, alternating."""
     sys.path.insert(0, str(ROOT / 'mnist'))
     import train
-    from script import tf
+    from common import tf
     import data
     import keras
     (x, y), = data.load(ROOT / 'mnist' / 'mnist.npz', 'train')
     x, y = x[:128 * batches], y[:128 * batches]
     with tempfile.TemporaryDirectory() as folder:
         with tf.Graph().as_default():
-            trainer = train.Trainer(10 ** 6, 0, 128, 1e-3, precision)
+            settings = {'seed': 0, 'batch-size': 128, 'epochs': 1, 'learning-rate': 1e-3, 'data': ''}
+            trainer = train.Trainer(10 ** 6, settings, precision)
             trainer.session.run(tf.global_variables_initializer())
             writer = tf.summary.FileWriter(folder)
 
@@ -127,19 +128,19 @@ def full_size_weights(path):
 def vgg_case(path, method, batch, precision, repetitions):
     """Seconds of the forward pass and of one method, the method's peak memory, and how many convolutions it runs."""
     sys.path.insert(0, str(ROOT / 'vgg'))
-    import lrp
-    from script import tf
-    composites = ['deep-taylor', 'epsilon-gamma-box'] if method == PAIR else [method] if method in lrp.COMPOSITES else []
-    explainer = lrp.Explainer(composites, lrp.open_network(path), precision)
-    fetch = [explainer.results[f'relevance/{composite}'] for composite in composites] or explainer.gradient
-    feed = explainer.feed(np.random.default_rng(0).integers(0, 256, [int(batch), 224, 224, 3]))
+    from common import tf
+    from rules import DEFAULT
+    composites = DEFAULT if method == PAIR else [method] if method in COMPOSITES else []
+    explainer = opened(path, composites, precision, gradient=not composites)
+    fetch = list(explainer.results.relevance.values()) or explainer.gradient
+    feed = feed_of(explainer, np.random.default_rng(0).integers(0, 256, [int(batch), 224, 224, 3]))
     session = explainer.session
     for _ in range(2):
         session.run(fetch, feed)
     result = {'peak': peak()}
     cases = {'method': lambda: session.run(fetch, feed)}
     for name, kept in {'forward': precision, 'float32': 'float32'}.items():  # plain networks of their own, in the same process
-        cases[name] = partial(forward_pass, lrp.Explainer([], lrp.open_network(path), kept), feed[explainer.pixels])
+        cases[name] = partial(forward_pass, opened(path, [], kept), feed[explainer.pixels])
     result['times'] = alternate(cases, repetitions)
     metadata = tf.RunMetadata()
     session.run(fetch, feed, options=tf.RunOptions(output_partition_graphs=True), run_metadata=metadata)
@@ -147,8 +148,22 @@ def vgg_case(path, method, batch, precision, repetitions):
     return result
 
 
+def opened(weights, composites, precision='float32', **options):
+    """An Explainer of a VGG."""
+    from explainer import Explainer
+    from network import open_network
+    return Explainer(open_network(weights, preprocessing='caffe'), composites, precision, **options)
+
+
+def feed_of(explainer, images):
+    """What the session is fed to explain the most likely class of each image."""
+    n = len(images)
+    return {explainer.pixels: explainer.prepared(images), explainer.target: np.full((n, 1), -1),
+            explainer.against: np.full(n, -1)}
+
+
 def forward_pass(explainer, pixels):
-    explainer.session.run(explainer.activations[-1], {explainer.pixels: pixels})
+    explainer.session.run(explainer.logits, {explainer.pixels: pixels})
 
 
 def vgg(args):
@@ -173,11 +188,11 @@ def vgg(args):
 def targets_case(composite, k):
     """Seconds for k targets of 8 photographs in one graph and one after the other, and the largest difference."""
     sys.path.insert(0, str(ROOT / 'vgg'))
-    import lrp
     images, ranks = photographs()[:8], -1 - np.arange(int(k))
-    one, many = (lrp.Explainer([composite], lrp.open_network('caltech101'), walks=walks) for walks in (1, int(k)))
+    one, many = (opened('caltech101', [composite], walks=walks) for walks in (1, int(k)))
     cases = {'together': lambda: many(images, [ranks] * 8), 'apart': lambda: [one(images, [rank] * 8) for rank in ranks]}
-    together, apart = cases['together']()[f'relevance/{composite}'], np.stack([run[f'relevance/{composite}'] for run in cases['apart']()], 1)
+    together = cases['together']().relevance[composite]
+    apart = np.stack([run.relevance[composite] for run in cases['apart']()], 1)
     return dict(alternate(cases, 3), difference=float(np.abs(together - apart).max()), peak=peak())
 
 
@@ -198,11 +213,11 @@ def precision_case(composite):
     """What float32 and bfloat16 lose of each photograph's relevance: {precision: [[largest difference / largest relevance,
     correlation of the heatmaps], ...]}, against float64."""
     sys.path.insert(0, str(ROOT / 'vgg'))
-    import lrp
     images, maps = photographs(), {}
     for precision in ('float64', 'float32', 'bfloat16'):
-        explainer = lrp.Explainer([composite], lrp.open_network('caltech101'), precision)
-        maps[precision] = np.concatenate([explainer(images[i:i + 8], [-1] * 8)[f'relevance/{composite}'] for i in range(0, len(images), 8)])
+        explainer = opened('caltech101', [composite], precision)
+        maps[precision] = np.concatenate([explainer(images[i:i + 8]).relevance[composite]
+                                          for i in range(0, len(images), 8)])
         explainer.session.close()
     exact = maps.pop('float64')
     return {name: [[float(np.abs(x - y).max() / np.abs(y).max()), float(np.corrcoef(x.sum(-1).ravel(), y.sum(-1).ravel())[0, 1])]
@@ -222,11 +237,12 @@ def precision(args):
 def end_to_end_case():
     """Start-up, explaining alone and the whole of vgg/lrp.py for the 24 bundled photographs, in seconds."""
     sys.path.insert(0, str(ROOT / 'vgg'))
-    import lrp
+    from output import Output
     from pictures import open_picture
+    from run import explain_pictures
     with tempfile.TemporaryDirectory() as folder:
         paths = sorted((ROOT / 'vgg' / 'images').glob('*.jpg'))
-        explainer = lrp.Explainer(['deep-taylor'], lrp.open_network('caltech101'))
+        explainer = opened('caltech101', ['deep-taylor'])
         explainer(open_picture(paths[0], SIZE).seen[None], [-1])
         result = {'startup': time.time() - float(os.environ['STARTED'])}
         pixels = np.stack([open_picture(path, SIZE).seen for path in paths])
@@ -237,8 +253,8 @@ def end_to_end_case():
                 explainer(pixels[i:i + 8], [-1] * 8)
 
         def whole():
-            files = lrp.Files(Path(folder), ['deep-taylor'], 'seismic', classes=explainer.network.classes)
-            lrp.explain_pictures(explainer, jobs, [-1], None, 8, files)
+            output = Output(Path(folder), ['deep-taylor'])
+            explain_pictures(explainer, jobs, [-1], None, explainer.network.classes, 8, output)
 
         return dict(result, **alternate({'alone': alone, 'whole': whole}, 3))
 
@@ -258,13 +274,11 @@ def many_case(count):
 def agreement_case(method):
     """Correlation of each bundled photograph's relevance in bfloat16 with that in float32."""
     sys.path.insert(0, str(ROOT / 'vgg'))
-    import lrp
-    from pictures import open_picture
-    images = np.stack([open_picture(path, SIZE).seen for path in sorted((ROOT / 'vgg' / 'images').glob('*.jpg'))])
-    relevance = []
+    images, relevance = photographs(), []
     for precision in ('float32', 'bfloat16'):
-        explainer = lrp.Explainer([method], lrp.open_network('caltech101'), precision)
-        batches = [explainer(images[i:i + 8], [-1] * 8)[f'relevance/{method}'].sum(-1) for i in range(0, len(images), 8)]
+        explainer = opened('caltech101', [method], precision)
+        batches = [explainer(images[i:i + 8]).relevance[method].sum(-1)
+                   for i in range(0, len(images), 8)]
         relevance.append(np.concatenate(batches).reshape(len(images), -1))
     return [float(np.corrcoef(a, b)[0, 1]) for a, b in zip(*relevance)]
 

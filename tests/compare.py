@@ -14,6 +14,7 @@ import statistics
 import sys
 import time
 
+from benchmark import feed_of, opened
 import numpy as np
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -29,7 +30,7 @@ def torch_network(torch, explainer):
         elif layer.kind == 'flatten':
             modules.append(torch.nn.Flatten())
         else:
-            w, b = explainer.session.run([explainer.weights[layer.name].w, explainer.weights[layer.name].b])
+            w, b = explainer.read(layer.name)
             if layer.kind == 'conv':
                 module, w = torch.nn.Conv2d(*layer.size[2:], 3, padding=1), w.transpose(3, 2, 0, 1)
             else:
@@ -56,7 +57,8 @@ def zennit_composites(low, high, dtype):
         'deep-taylor': (box, zplus, zplus), 'zplus': (zplus, zplus, zplus), 'wsquare': (wsquare, zplus, zplus),
         'epsilon': (epsilon, epsilon, epsilon), 'alpha1beta0': (alpha1, alpha1, alpha1), 'alpha2beta1': (alpha2, alpha2, alpha2),
         'epsilon-plus': (alpha1, alpha1, epsilon), 'epsilon-plus-flat': (flat, alpha1, epsilon),
-        'epsilon-alpha2beta1': (alpha2, alpha2, epsilon), 'epsilon-gamma-box': (box, gamma, epsilon)}
+        'epsilon-alpha2beta1': (alpha2, alpha2, epsilon), 'epsilon-alpha2beta1-flat': (flat, alpha2, epsilon),
+        'epsilon-gamma-box': (box, gamma, epsilon)}
     return {name: SpecialFirstLayerMapComposite([(torch.nn.ReLU, rules.Pass()), (torch.nn.Conv2d, conv), (torch.nn.Linear, dense)],
                                                 [(torch.nn.Conv2d, pixels)])
             for name, (pixels, conv, dense) in table.items()}
@@ -72,13 +74,15 @@ def zennit_relevance(torch, network, composite, pixels):
     return relevance.numpy().transpose(0, 2, 3, 1)
 
 
-def explained(lrp, name, precision, images):
+def explained(name, precision, images):
     """Our explainer of one composite, what it is fed, and Zennit's network and composite."""
     import torch
-    explainer = lrp.Explainer([name], lrp.open_network('caltech101'), precision)
+    explainer = opened('caltech101', [name], precision)
     dtype = torch.float64 if precision == 'float64' else torch.float32
-    pixels = explainer.network.layers[0]
-    return explainer, explainer.feed(images), torch_network(torch, explainer), zennit_composites(pixels.low, pixels.high, dtype)[name]
+    low, high = (np.float64(limit) for limit in explainer.network.layers[0][-2:])
+    margin = 1e-6 * (high - low)
+    composite = zennit_composites(low - margin, high + margin, dtype)[name]
+    return explainer, feed_of(explainer, images), torch_network(torch, explainer), composite
 
 
 def main():
@@ -93,28 +97,27 @@ def main():
         print(f'{error}: nothing to compare with. Get it by: pip install torch torchvision zennit')
         return
     sys.path.insert(0, str(ROOT / 'vgg'))
-    import lrp
     from pictures import open_picture
     seen = np.stack([open_picture(path, (224, 224, 3)).seen for path in sorted((ROOT / 'vgg' / 'images').glob('*.jpg'))[:8]])
     images = np.uint8(np.clip(seen + np.random.default_rng(0).integers(-3, 4, seen.shape), 0, 255))
     print(f'{"composite":>20} {"largest difference / largest relevance":>39}' + args.times * ' ours, s / picture  Zennit  ratio')
     for name in zennit_composites([0] * 3, [1] * 3, torch.float64):
-        explainer, feed, network, composite = explained(lrp, name, 'float64', images)
-        ours = explainer.session.run(explainer.relevance[name][0][0], feed)
+        explainer, feed, network, composite = explained(name, 'float64', images)
+        ours = explainer(images).relevance[name][..., ::-1]  # in BGR, like the pixels
         theirs = zennit_relevance(torch, network, composite, feed[explainer.pixels])
         explainer.session.close()
         line = f'{name:>20} {np.abs(ours - theirs).max() / np.abs(theirs).max():39.1e}'
         if args.times:
-            ours, theirs = measure(torch, *explained(lrp, name, 'float32', images), args.repetitions)
+            ours, theirs = measure(torch, *explained(name, 'float32', images), args.repetitions)
             line += f' {ours / len(images):18.3f} {theirs / len(images):7.3f} {ours / theirs:6.2f}'
         print(line, flush=True)
 
 
 def measure(torch, explainer, feed, network, composite, repetitions):
     """Median seconds of ours and of Zennit's, in turn, after one run to warm up."""
-    (relevance,), times = explainer.relevance.values(), {'ours': [], 'zennit': []}
+    (relevance,), times = explainer.results.relevance.values(), {'ours': [], 'zennit': []}
     for i in range(repetitions + 1):
-        for side, run in (('ours', lambda: explainer.session.run(relevance[0][0], feed)),
+        for side, run in (('ours', lambda: explainer.session.run(relevance, feed)),
                           ('zennit', lambda: zennit_relevance(torch, network, composite, feed[explainer.pixels]))):
             start = time.perf_counter()
             run()

@@ -94,8 +94,8 @@ def in_16_bits():
 
 
 MODELS = {  # name: (function that builds it, options of the command line, words of the first line of output)
-    'vgg': (vgg, '', '4 convolutions, 2 dense layers, 32x48, preprocessing caffe (none stands in the model; see --preprocessing), 3 classes'),
-    'vgg11': (lambda: vgg((1, 1, 2, 2, 2)), '', '8 convolutions, 2 dense'),
+    'vgg': (vgg, '--preprocessing caffe', '4 convolutions, 2 dense layers, 32x48, preprocessing caffe, 3 classes'),
+    'vgg11': (lambda: vgg((1, 1, 2, 2, 2)), '--preprocessing caffe', '8 convolutions, 2 dense'),
     'vgg13, tf': (lambda: vgg((2, 2, 2, 2, 2)), '--preprocessing tf', '10 convolutions, 2 dense layers, 32x48, preprocessing tf'),
     'vgg with batch normalisation, torch': (lambda: vgg(normalised=True), '--preprocessing torch', 'preprocessing torch, 3 classes'),
     'fine-tuned, global pooling': (fine_tuned, '', '3 convolutions, 1 dense layer, 32x48, preprocessing in the model, 4 classes'),
@@ -115,7 +115,7 @@ MODELS = {  # name: (function that builds it, options of the command line, words
                         '', '2 convolutions, 2 dense layers, 40x30'),
     'one sigmoid': (lambda: chain(layers.Rescaling(1 / 255), convolutions(), layers.GlobalAveragePooling2D(),
                                   layers.Dense(1, activation='sigmoid')), '', '1 dense layer, 32x48, preprocessing in the model, 2 classes'),
-    'one logit': (lambda: chain(layers.Rescaling(1 / 255), convolutions(), head(1, None)), '', '2 classes'),
+    'one logit': (lambda: chain(layers.Rescaling(1 / 255), convolutions(), head(1, None)), '', 'one value'),
     'several sigmoids': (lambda: chain(layers.Rescaling(1 / 255), convolutions(), head(5, 'sigmoid')), '', '5 classes'),
     'logits': (lambda: chain(layers.Rescaling(1 / 255), convolutions(), head(3, None)), '', '3 classes'),
     'softmax as a layer': (lambda: chain(layers.Rescaling(1 / 255), convolutions(), head(3, None), layers.Softmax()), '', '3 classes'),
@@ -159,7 +159,7 @@ MODELS = {  # name: (function that builds it, options of the command line, words
         layers.MaxPooling2D(), layers.Dropout(0.5), layers.Flatten(), layers.GaussianDropout(0.3), layers.Dense(3)), '', '1 convolution'),
     'global pooling that keeps its dimensions': (lambda: chain(
         layers.Rescaling(1 / 255), convolutions(), layers.GlobalMaxPooling2D(keepdims=True), head()), '', '2 dense layers'),
-    'grey': (lambda: chain(convolutions(), head(), shape=(28, 28, 1)), '', '28x28, no preprocessing, 3 classes'),
+    'grey': (lambda: chain(convolutions(), head(), shape=(28, 28, 1)), '--preprocessing none', '28x28, no preprocessing, 3 classes'),
     'grey, three times': (grey_to_colours, '--preprocessing unit', '28x28, preprocessing unit'),
     'no convolution': (lambda: chain(layers.Rescaling(1 / 255), layers.Flatten(), layers.Dense(30, activation='relu'), layers.Dense(3),
                                       shape=(12, 10, 3)), '', '0 convolutions, 2 dense layers, 12x10'),

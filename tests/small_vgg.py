@@ -69,5 +69,6 @@ def script_in(folder, monkeypatch, capsys):
     np.savez('small.npz', **random_weights(), classes=CLASSES)
 
     def command(*arguments, weights='small.npz', results='results'):
-        return run(vgg.lrp.main, capsys, *arguments, '--weights', weights, '--results', results)
+        prepared = [] if weights == 'caltech101' else ['--preprocessing', 'caffe']
+        return run(vgg.lrp.main, capsys, *prepared, *arguments, '--weights', weights, '--results', results)
     return command

@@ -99,7 +99,7 @@ def test_scores_of_a_network_that_reads_its_middle_rank_the_middle_first(tmp_pat
     kernel[3, 3] = arrays['fc1/kernel'].reshape(7, 7, 4, 6)[3, 3]
     arrays['fc1/kernel'] = kernel.reshape(-1, 6)
     np.savez(tmp_path / 'middle.npz', **arrays)
-    explainer = vgg.explainer.Explainer(vgg.network.open_network(tmp_path / 'middle.npz'), ['deep-taylor'], gradient=True)
+    explainer = vgg.explainer.Explainer(vgg.network.open_network(tmp_path / 'middle.npz', preprocessing='caffe'), ['deep-taylor'], gradient=True)
     images = np.random.default_rng(0).integers(0, 256, [2, 224, 224, 3], np.uint8)
     scores = vgg.flip.scores(explainer, images)
     assert list(scores) == ['deep-taylor', 'gradient x input', 'edges', 'centre']
@@ -156,7 +156,7 @@ def small_vgg(tmp_path, monkeypatch):
     np.savez(tmp_path / 'small.npz', **random_weights())
     (tmp_path / 'broken.jpg').write_text('no picture')
     paths = [photograph(tmp_path / 'a.png', seed=1), photograph(tmp_path / 'b.png', seed=2), tmp_path / 'broken.jpg']
-    return vgg, [*paths, '--weights', tmp_path / 'small.npz', '--results', tmp_path / 'r']
+    return vgg, [*paths, '--weights', tmp_path / 'small.npz', '--preprocessing', 'caffe', '--results', tmp_path / 'r']
 
 
 def test_vgg_flipping_script(small_vgg, tmp_path, capsys):
@@ -196,7 +196,7 @@ def test_no_readable_picture_is_a_failure_of_that_picture_only(small_vgg, tmp_pa
 def test_permuting_makes_another_network_of_the_same_weights(tmp_path, monkeypatch):
     vgg = shrink(monkeypatch)
     np.savez(tmp_path / 'small.npz', **random_weights())
-    explainer = vgg.explainer.Explainer(vgg.network.open_network(tmp_path / 'small.npz'), ['deep-taylor'])
+    explainer = vgg.explainer.Explainer(vgg.network.open_network(tmp_path / 'small.npz', preprocessing='caffe'), ['deep-taylor'])
     images = np.random.default_rng(0).integers(0, 256, [2, 224, 224, 3], np.uint8)
 
     def weights():
@@ -228,7 +228,7 @@ def test_redrawing_makes_weights_as_a_network_starts_with():
 
 def test_randomising_leaves_the_network_as_it_was(small_vgg, tmp_path):
     vgg, _ = small_vgg
-    explainer = vgg.explainer.Explainer(vgg.network.open_network(tmp_path / 'small.npz'), ['deep-taylor', 'epsilon'])
+    explainer = vgg.explainer.Explainer(vgg.network.open_network(tmp_path / 'small.npz', preprocessing='caffe'), ['deep-taylor', 'epsilon'])
     images = list(np.random.default_rng(0).integers(0, 256, [2, 224, 224, 3], np.uint8))
     before = explainer(np.stack(images), [-1, -1])
     found, shown = vgg.randomise.cascade(explainer, ['deep-taylor', 'epsilon'], images, 2, 'redraw', 2, 0)

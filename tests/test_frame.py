@@ -165,7 +165,8 @@ def test_what_stands_in_place_of_a_heatmap_is_left(tmp_path, capsys):
     (tmp_path / 'r').mkdir()
     mine = dot(tmp_path / 'r' / 'dot_zplus.png', 50, 50)
     before = mine.read_bytes()
-    options = [dot(tmp_path / 'dot.png', 110, 200), '--weights', weights, '--results', tmp_path / 'r', '--rule', 'zplus', '--plain']
+    options = [dot(tmp_path / 'dot.png', 110, 200), '--weights', weights, '--preprocessing', 'unit', '--results', tmp_path / 'r',
+               '--rule', 'zplus', '--plain']
     end = run(vgg.lrp.main, capsys, *options)
     assert end.status == 1 and 'dot_zplus.png exists and is not a result' in end.err[0] and mine.read_bytes() == before
     mine.unlink()

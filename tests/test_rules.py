@@ -304,7 +304,8 @@ def test_conserves_through_branches_without_biases(composite):
 def test_composites_of_vgg16():
     """The rule of each place, by name: pixels, blocks 1 to 3, blocks 4 and 5, dense layers, pooling."""
     network = vgg.network
-    table = network.with_pixels(vgg.model.layer_table('vgg16', [8, 6]), network.Preparation('caffe'), (224, 224, 3))
+    table = network.with_pixels(vgg.model.layer_table('vgg16', [8, 6]),
+                                vgg.preparation.Preparation('caffe'), (224, 224, 3))
     places = [each.place for each in table if each.kind in ('conv', 'dense')]
     assert places == ['pixels'] + ['lower'] * 6 + ['upper'] * 6 + ['dense'] * 2
     assert [each.place for each in table if each.kind == 'max'] == ['lower'] * 3 + ['upper'] * 2

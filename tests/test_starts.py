@@ -20,7 +20,7 @@ def vgg(tmp_path_factory):
     patch, path = pytest.MonkeyPatch(), tmp_path_factory.mktemp('starts') / 'small.npz'
     scripted = shrink(patch)
     np.savez(path, **random_weights(seed=3))
-    network = scripted.network.open_network(path)
+    network = scripted.network.open_network(path, preprocessing='caffe')
     made = scripted.explainer.Explainer(network, list(scripted.rules.COMPOSITES), 'float64', 3,
                                         gradient=True)
     images = np.random.default_rng(1).integers(0, 256, (2, 224, 224, 3), np.uint8)
@@ -256,7 +256,7 @@ def command(tmp_path, monkeypatch, capsys):
     picture = photograph(tmp_path / 'a.png')
 
     def explained(*options, status=0):
-        end = run(scripted.lrp.main, capsys, picture, '--weights', tmp_path / 'small.npz', '--results', tmp_path / 'r',
+        end = run(scripted.lrp.main, capsys, picture, '--weights', tmp_path / 'small.npz', '--preprocessing', 'caffe', '--results', tmp_path / 'r',
                   '--save-relevance', '--rule', 'deep-taylor', 'epsilon', *options)
         assert end.status == status, end
         if status:

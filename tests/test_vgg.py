@@ -33,7 +33,7 @@ def lrp(vgg, weights, tmp_path, capsys):
     weights()
 
     def command(*arguments, status=0):
-        end = run(vgg.lrp.main, capsys, *arguments, '--weights', tmp_path / 'small.npz', '--results', tmp_path / 'results')
+        end = run(vgg.lrp.main, capsys, *arguments, '--weights', tmp_path / 'small.npz', '--preprocessing', 'caffe', '--results', tmp_path / 'results')
         assert end.status == status, end
         return end
     return command

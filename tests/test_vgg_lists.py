@@ -284,7 +284,7 @@ def test_odd_names(lrp, capsys, name):
     shutil.copy(photograph(Path('plain.png')), name)
     for printed in ('2 explained, 0 done before', '2 done before, 0 to do'):
         if name.startswith('-'):
-            end = run(scripts('vgg').lrp.main, capsys, '--weights', 'small.npz', '--results', 'results', 'plain.png', '--', name)
+            end = run(scripts('vgg').lrp.main, capsys, '--weights', 'small.npz', '--preprocessing', 'caffe', '--results', 'results', 'plain.png', '--', name)
         else:
             end = lrp('plain.png', name)
         assert end.status == 0 and not end.err, end
@@ -323,7 +323,7 @@ def test_inputs_are_never_overwritten(lrp):
     assert end.status == 2 and 'in/0.npz is an input' in end.err[0]
     for script in (vgg.flip, vgg.randomise):
         with pytest.raises(SystemExit) as stop:
-            script.main([f'in/{script.__name__.replace("flip", "flipping")}.png', '--weights', 'small.npz', '--results', 'in'])
+            script.main([f'in/{script.__name__.replace("flip", "flipping")}.png', '--weights', 'small.npz', '--preprocessing', 'caffe', '--results', 'in'])
         assert stop.value.code in (1, 2)
     assert {path: path.read_bytes() for path in Path('in').iterdir()} == before
 

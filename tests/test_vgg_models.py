@@ -69,7 +69,6 @@ def test_outputs_are_those_of_keras(opened, capsys, name):
     assert logits.shape == (3, explainer.network.count) and np.ptp(logits, 0).max() > 1e-3  # alive: pictures differ
     last = model.layers[-1]
     if getattr(last, 'activation', None) is keras.activations.linear:
-        expected = np.concatenate([-expected, expected], -1) if expected.shape[-1] == 1 else expected
         assert np.abs(logits - expected).max() < 1e-4 * np.abs(expected).max()
     else:
         found = explainer.network.probabilities(logits)
@@ -103,12 +102,12 @@ def test_epsilon_is_gradient_times_input_of_the_keras_model(opened, name):
     results = explainer(images, [0, explainer.network.count - 1])
     with tf.GradientTape() as tape:
         z = model(x, training=False)
-        z = tf.concat([-z, z], -1) if z.shape[-1] == 1 else z
+        z = tf.concat([-z, z], -1) if network.end == 'sigmoid' and z.shape[-1] == 1 else z
         chosen = z[0, 0] + z[1, -1]
     gradient = tape.gradient(chosen, x).numpy()
     at = network.prepare(np.float64(images))
     black, white = (network.prepare(np.full(images.shape, shade, np.float64)) for shade in (0, 255))
-    outer = [scripts('vgg').network.Preparation(network.prepare.mode)(np.full(images.shape, shade, np.float64)) for shade in (0, 255)]
+    outer = [scripts('vgg').preparation.Preparation(network.prepare.mode)(np.full(images.shape, shade, np.float64)) for shade in (0, 255)]
     slope = (white - black) / (outer[1] - outer[0] if not network.bgr else (outer[1] - outer[0])[..., ::-1])
     if network.bgr and network.prepare.mode != 'caffe':  # reversed inside the model
         gradient = gradient[..., ::-1]
@@ -128,7 +127,10 @@ def test_rules_that_conserve_do(opened, name):
     _, explainer = opened(name, ['deep-taylor', 'wsquare'], precision='float64', lifted=False)
     results = explainer(pictures(explainer.network.size, 2), [-1, -1])
     for composite in ('deep-taylor', 'wsquare'):
-        kept = results.relevance[composite].reshape(2, -1).sum(1) / results.started[composite][:, 0]
+        start = results.started[composite][:, 0]
+        if not (start > 0).any():  # one value, which nothing raises
+            continue
+        kept = (results.relevance[composite].reshape(2, -1).sum(1)[start > 0] / start[start > 0])
         scaled = any(layer.kind == 'scale' for layer in explainer.network.layers)  # its shift takes some
         if name == 'linear maps, averaged' or scaled:  # windows with none but negative inputs have nothing that lifts them
             assert (0 < kept).all() and (kept < 1).all()
@@ -145,7 +147,8 @@ def test_all_that_is_written(tmp_path, capsys, name):
     vgg, model = scripts('vgg'), keras_models.build(name)
     model.save(tmp_path / 'my.keras')
     end = run(vgg.lrp.main, capsys, photograph(tmp_path / 'a.png', seed=1), photograph(tmp_path / 'b.png', seed=2), '--weights',
-              tmp_path / 'my.keras', '--rule', *vgg.rules.COMPOSITES, '--layers', '--save-relevance', '--results', tmp_path / 'out')
+              tmp_path / 'my.keras', '--rule', *vgg.rules.COMPOSITES, '--layers', '--save-relevance', '--results', tmp_path / 'out',
+              *keras_models.MODELS[name][1].split())
     assert (end.status, end.err, len(end.out)) == (0, [], 2) and end.network.endswith("outputs match Keras")
     assert sorted(path.name for path in (tmp_path / 'out').iterdir()) == [
         'a.jpg', 'a.npz', 'a_layers.jpg', 'b.jpg', 'b.npz', 'b_layers.jpg']
@@ -163,7 +166,8 @@ def test_evaluation_scripts(tmp_path, capsys, name):
     vgg = scripts('vgg')
     keras_models.build(name).save(tmp_path / 'my.keras')
     pictures = [photograph(tmp_path / f'{seed}.png', seed=seed) for seed in (1, 2)]
-    options = [*pictures, '--weights', tmp_path / 'my.keras', '--rule', 'deep-taylor', 'epsilon', '--results', tmp_path / 'out']
+    options = [*pictures, '--weights', tmp_path / 'my.keras', '--rule', 'deep-taylor', 'epsilon', '--results', tmp_path / 'out',
+               *keras_models.MODELS[name][1].split()]
     flipped = run(vgg.flip.main, capsys, *options, '--steps', 2)
     assert (flipped.status, flipped.err) == (0, []) and (tmp_path / 'out' / 'flipping.png').exists()
     randomised = run(vgg.randomise.main, capsys, *options)
@@ -177,3 +181,46 @@ def test_permuting_a_mirrored_kernel_keeps_it_mirrored():
     permuted, _ = scripts('vgg').randomise.randomised(kernel, kernel[0], 'permute', np.random.default_rng(1))
     assert (permuted[:, 0] == -permuted[:, 1]).all() and (permuted != kernel).mean() > 0.5
     np.testing.assert_array_equal(np.sort(permuted, 0), np.sort(kernel, 0))
+
+
+@pytest.mark.parametrize('name', ['vgg', 'grey', 'one logit, not prepared'])
+def test_preprocessing_is_never_guessed(tmp_path, capsys, name):
+    """Five lines say what the network sees in the first picture with each, then the run stops."""
+    vgg = scripts('vgg')
+    model = keras_models.chain(keras_models.convolutions(), keras_models.head(1, None)) \
+        if 'one' in name else keras_models.build(name)
+    keras_models.randomise(model).save(tmp_path / 'my.keras')
+    options = [photograph(tmp_path / 'a.png'), '--weights', tmp_path / 'my.keras', '--results', tmp_path / 'r']
+    end = run(vgg.lrp.main, capsys, *options)
+    assert end.status == 2 and len(end.err) == 1 and '--preprocessing caffe|tf|torch|unit|none' in end.err[0]
+    assert not list((tmp_path / 'r').iterdir())
+    for mode in 'unit', 'none':
+        seen, = [line for line in end.out if f'--preprocessing {mode}' in line]
+        line, = run(vgg.lrp.main, capsys, *options, '--overwrite', '--preprocessing', mode).out
+        words, found = (text.split('.png')[i].split() for text, i in ((seen, 0), (line, 1)))
+        assert f"{words[-4]} {words[-3]}".removeprefix('output ') in ' '.join(found), (seen, line)
+    if name == 'grey':
+        end = run(vgg.lrp.main, capsys, *options, '--preprocessing', 'caffe')
+        assert end.status == 2 and 'three colours' in end.err[0]
+
+
+def test_one_linear_output_is_a_value(opened, capsys):
+    """Explained as it is, of whatever sign: no class, no probability."""
+    model, explainer = opened('one logit', ['epsilon', 'deep-taylor'])
+    images = pictures(explainer.network.size)
+    expected, _ = outputs(model, explainer, images)
+    found = explainer(images)
+    np.testing.assert_allclose(found.logits, expected, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(found.started['epsilon'][:, 0], np.ravel(expected), rtol=1e-4, atol=1e-4)
+    assert (found.started['deep-taylor'][:, 0] >= 0).all()
+
+
+def test_what_biases_take_is_said(tmp_path, capsys):
+    """A network whose logit is all bias: its line says that most relevance did not arrive."""
+    model = keras_models.build('rescaling')
+    kernel, bias = model.layers[-1].get_weights()
+    model.layers[-1].set_weights([kernel * 1e-3, bias + 50])
+    model.save(tmp_path / 'my.keras')
+    options = [photograph(tmp_path / 'a.png'), '--weights', tmp_path / 'my.keras', '--results', tmp_path / 'r']
+    line, = run(scripts('vgg').lrp.main, capsys, *options, '--rule', 'epsilon', 'zplus').out
+    assert line.endswith('biases took over nine tenths of the relevance: epsilon'), line

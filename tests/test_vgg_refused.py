@@ -117,9 +117,9 @@ def test_a_rebuilt_graph_that_differs_is_stopped(lrp, tmp_path, monkeypatch, mod
     keras_models.build('vgg with batch normalisation, torch').save(tmp_path / 'my.keras')
     with monkeypatch.context() as patch:
         patch.setattr(getattr(scripts('vgg'), module), name, broken)
-        line, = lrp(tmp_path / 'my.keras').err
+        line, = lrp(tmp_path / 'my.keras', '--preprocessing', 'torch').err
         assert 'something else' in line and 'class' in line and 'Keras gives' in line
-    lrp(tmp_path / 'my.keras', status=0)
+    lrp(tmp_path / 'my.keras', '--preprocessing', 'torch', status=0)
     assert [path.name for path in (tmp_path / 'out').iterdir()] == ['a.jpg']
 
 

@@ -68,7 +68,7 @@ def truths(pixels):
 
 def logits(path, pixels):
     """The logits of the network in a file."""
-    explainer = scripts('vgg').explainer.Explainer(scripts('vgg').network.open_network(path), [])
+    explainer = scripts('vgg').explainer.Explainer(scripts('vgg').network.open_network(path, preprocessing='caffe'), [])
     found = explainer.classify(pixels)[0]
     explainer.session.close()
     return found
@@ -163,7 +163,7 @@ def test_batch_normalisation_among_weights_alone_is_refused(small_model):
     """To leave it out would explain another network."""
     _, path = small_model(keras.layers.BatchNormalization(), 'vgg.weights.h5')
     with pytest.raises(scripts('vgg').common.Refused, match='batch_normalization'):
-        scripts('vgg').network.open_network(path)
+        scripts('vgg').network.open_network(path, preprocessing='caffe')
 
 
 def test_classes_of_the_published_weights(monkeypatch, tmp_path):
@@ -238,7 +238,7 @@ def test_names_that_contradict_the_order_are_refused(small_npz):
     """Numbered otherwise than they stand: one of the two is wrong, and which one cannot be told."""
     names = [f'conv2d_{i}' for i in range(13)] + ['dense', 'dense_1']
     vgg = scripts('vgg')
-    vgg.network.open_network(small_npz(names=names))
+    vgg.network.open_network(small_npz(names=names), preprocessing='caffe')
     with pytest.raises(scripts('vgg').common.Refused, match='numbers.*model.save'):
         vgg.network.open_network(small_npz(names=exchanged(names, 'conv2d_11', 'conv2d_12')))
     with pytest.raises(scripts('vgg').common.Refused, match='block3_conv1 has shape'):
@@ -249,7 +249,7 @@ def test_names_that_contradict_the_order_are_refused(small_npz):
 def test_weights_alone_are_taken_for_the_vgg_that_fits(tmp_path, monkeypatch, capsys, depth):
     shrink(monkeypatch)
     np.savez(tmp_path / 'w.npz', **random_weights(model=depth))
-    end = run(scripts('vgg').lrp.main, capsys, photograph(tmp_path / 'a.png'), '--weights', tmp_path / 'w.npz', '--results', tmp_path)
+    end = run(scripts('vgg').lrp.main, capsys, photograph(tmp_path / 'a.png'), '--weights', tmp_path / 'w.npz', '--preprocessing', 'caffe', '--results', tmp_path)
     assert end.status == 0
     assert f'taken for {depth}, preprocessing caffe, ReLU between dense layers, softmax at the end, 5 classes' in end.network
 

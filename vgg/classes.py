@@ -7,6 +7,8 @@ from common import Refused
 
 def class_names(network, path=None):
     """The names of the classes: from a file, one on each line; the network's own; or numbers."""
+    if network.end == 'value':
+        return ['output']
     if path is None:
         own, numbered = network.classes, [f'class {i}' for i in range(network.count)]
         return own if own and len(own) == network.count else numbered

@@ -199,7 +199,7 @@ def open_explainer(weights='imagenet', rules=DEFAULT, model=None, preprocessing=
     model that Keras saved is checked first: our graph must give Keras's outputs for noise and for
     the first of `pictures` (arrays of the network's size by their names). Raises Refused otherwise.
     """
-    network = open_network(weights, model, preprocessing)
+    network = open_network(weights, model, preprocessing, pictures)
     explainer, checked = Explainer(network, rules, precision, walks, layers, gradient), ''
     if network.keras:
         noise = np.random.default_rng(0).integers(0, 256, network.size, np.uint8)

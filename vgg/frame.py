@@ -202,8 +202,9 @@ def draw(images, found, classes, rule, margin, others):
         axes.scatter(100 * share[others], lost[others], color='#888888', s=18, label='others')
         axes.scatter(100 * share[:n], lost[:n], color='#aa3377', s=40, marker='D')
         for i in range(n):
+            side = 'left' if share[i] < share.mean() else 'right'  # within the axes
             axes.annotate(classes[found.targets[i]], (100 * share[i], lost[i]), (0, 7),
-                          textcoords='offset points', ha='center', fontsize=11, parse_math=False)
+                          textcoords='offset points', ha=side, fontsize=11, parse_math=False)
         axes.set(xlabel=f'% of positive relevance on the frame\n({rule})',
                  ylabel='logit lost when the frame is cut off')
         axes.margins(0.15)

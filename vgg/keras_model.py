@@ -214,7 +214,7 @@ class Table:
             refuse(name, f'the output has the shape {self.shapes[name]}, not one number for each '
                          'class')
         check_end(layers)
-        if self.shapes[name] == (1,):
+        if self.shapes[name] == (1,) and end:
             layers = self.two_classes(layers, end)
         grey = len(self.pixels.shape) == 3
         pixels = keras.layers.Reshape(self.shapes[PIXELS])(self.pixels) if grey else self.pixels

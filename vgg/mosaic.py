@@ -34,7 +34,7 @@ from rules import COMPOSITES, both_signs
 from run import add_network_options
 
 OTHERS = ['gradient x input', 'edges']  # what stands beside the rules
-SHOWN = ['alpha2beta1', 'epsilon-gamma-box', 'deep-taylor']  # rules drawn for one mosaic
+SHOWN = ['epsilon-gamma-box', 'deep-taylor']  # rules drawn for one mosaic
 
 
 def seen_alone(explainer, images, batch_size):

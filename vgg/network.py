@@ -10,7 +10,6 @@ import hashlib
 import os
 from pathlib import Path
 from typing import Callable, NamedTuple
-import warnings
 
 import numpy as np
 
@@ -18,6 +17,8 @@ from common import Refused, keras
 from keras_model import open_model, read_model
 from keras_weights import mirrored
 from model import PIXELS, SIZE, WEIGHTED
+from pictures import first_picture
+from preparation import MODES, TRAINED_WITH, Preparation, check_upright, reverses, shades
 from weight_files import read_weights
 
 HERE = Path(__file__).resolve().parent
@@ -29,26 +30,6 @@ PUBLISHED = {  # Keras's files of ImageNet weights, and their MD5
     'vgg16': ('vgg16_weights_tf_dim_ordering_tf_kernels.h5', '64373286793e3c8b2b4e3219cbf3544b'),
     'vgg19': ('vgg19_weights_tf_dim_ordering_tf_kernels.h5', 'cbe5617147190e668d6c5d5026f83318'),
 }
-MODES = ['caffe', 'tf', 'torch', 'unit', 'none']  # of preprocessing
-
-
-class Preparation(NamedTuple):
-    """What happens to a picture before the first layer: one of MODES, then steps of the model."""
-
-    mode: str
-    steps: list = ()  # run by Keras
-
-    def __call__(self, images):
-        """What the first layer sees of images [n, h, w, c]: floats, RGB, 0 to 255."""
-        x = images / 255 if self.mode == 'unit' else images.copy()
-        if self.mode in ('caffe', 'tf', 'torch'):
-            preprocess = keras.applications.imagenet_utils.preprocess_input
-            x = preprocess(x, data_format='channels_last', mode=self.mode)
-        with warnings.catch_warnings():
-            warnings.simplefilter('ignore')  # of how models of Keras 2 take their inputs
-            for step in self.steps:
-                x = step(x, training=False) if isinstance(step, keras.Layer) else step(x)
-        return np.asarray(x, images.dtype)
 
 
 class Network(NamedTuple):
@@ -60,7 +41,7 @@ class Network(NamedTuple):
     prepare: Preparation
     size: tuple = (SIZE, SIZE, 3)  # of a picture
     bgr: bool = True  # whether the first layer's channels are blue, green, red
-    end: str = 'softmax'  # or 'sigmoid'
+    end: str = 'softmax'  # or 'sigmoid'; 'value' for one linear output
     said: str = ''  # what was read or assumed
     classes: list = None  # their names, if the file has them
     keras: Callable = None  # the user's model
@@ -82,12 +63,15 @@ class Network(NamedTuple):
         kinds = [layer.kind for layer in self.layers]
         convolutions = kinds.count('conv') + kinds.count('depthwise')
         logits = f' (the {self.end} of its logits)' * self.gives_logits
+        outputs = 'one value' if self.end == 'value' else f'{self.count} classes{logits}'
         return (f'{self.name}: {plural(convolutions, "convolution")}, '
                 f'{plural(kinds.count("dense"), "dense layer")}, {self.size[0]}x{self.size[1]}, '
-                f'{self.said}, {self.count} classes{logits}')
+                f'{self.said}, {outputs}')
 
     def probabilities(self, logits):
-        """Softmax of logits [..., classes], or each class's own sigmoid."""
+        """Softmax of logits [..., classes], or each class's own sigmoid; a value as it is."""
+        if self.end == 'value':
+            return np.float64(logits)
         with np.errstate(invalid='ignore', over='ignore'):  # run.py refuses what is not finite
             if self.end == 'sigmoid':
                 return 1 / (1 + np.exp(-np.float64(logits)))
@@ -95,12 +79,13 @@ class Network(NamedTuple):
             return shifted / shifted.sum(-1, keepdims=True)
 
 
-def open_network(source, model=None, preprocessing=None):
+def open_network(source, model=None, preprocessing=None, pictures=()):
     """Opens the network of a --weights argument: 'imagenet', 'caltech101', 'lite0' or a file.
 
     model: 'vgg16' or 'vgg19' for weights alone, or None for the one that fits; preprocessing: one
-    of MODES, or None for what fits. Raises Refused, naming the file and what is wrong or which
-    layer cannot be explained.
+    of MODES, or None where it is known. Where it is not, lists the modes, with what the network
+    sees in the first of `pictures` (paths), and raises Refused: a wrong guess would be a wrong
+    heatmap. Raises Refused, too, naming the file, for what cannot be read or explained.
     """
     path = weight_file(source, model)
     if not path.is_file():
@@ -108,10 +93,10 @@ def open_network(source, model=None, preprocessing=None):
     whole = open_model(path) if path.suffix in ('.keras', '.h5', '.hdf5') else None
     if whole is None:
         known = source in ('imagenet', *BUNDLED)
-        return of_weights(path, model, preprocessing or 'caffe', known)
+        return of_weights(path, model, preprocessing, known)
     if model:
         raise Refused(f'--model {model} is for files of weights alone; {path} holds a whole model')
-    return of_model(path, whole, preprocessing)
+    return of_model(path, whole, preprocessing, pictures)
 
 
 def weight_file(source, model):
@@ -146,7 +131,7 @@ def plural(number, noun):
 
 # A model that Keras saved whole
 
-def of_model(path, model, preprocessing):
+def of_model(path, model, preprocessing, pictures=()):
     """The network of a Keras model."""
     try:
         found = read_model(model)
@@ -154,26 +139,46 @@ def of_model(path, model, preprocessing):
         raise Refused(f'{path}: {error}') from None
     black, white = shades(Preparation('none', found.preparation), found.size)
     inside = bool(black.any() or (white != 255).any())
-    default = 'none' if inside or found.size[-1] == 1 else 'caffe'
-    prepare = Preparation(preprocessing or default, found.preparation)
-    check_upright(path, prepare, found.size)
-    assumed = ' (none stands in the model; see --preprocessing)' * (preprocessing is None)
-    said = [f'preprocessing {prepare.mode}{assumed}'] * (prepare.mode != 'none')
-    said = ' and '.join(said + ['preprocessing in the model'] * inside) or 'no preprocessing'
-    end = found.end or ('sigmoid' if model.output_shape[-1] == 1 else 'softmax')
+    mode, size = preprocessing or 'none', found.size
+    if size[-1] == 1 and mode in ('caffe', 'torch'):
+        raise Refused(f'{path}: --preprocessing {mode} is for pictures in three colours')
+    prepare = Preparation(mode, found.preparation)
+    check_upright(path, prepare, size)
+    said = [f'preprocessing {mode}'] * (mode != 'none') + ['preprocessing in the model'] * inside
+    said = ' and '.join(said) or 'no preprocessing'
+    end = found.end or ('value' if model.output_shape[-1] == 1 else 'softmax')
     classes = imagenet_classes() if path == BUNDLED['lite0'] else None
-    layers, bgr = with_pixels(found.layers, prepare, found.size), reverses(prepare, found.size)
-    return Network(path, layers, found.read, prepare, found.size, bgr, end, said, classes, model,
-                   gives_logits=found.end is None)
+    layers, bgr = with_pixels(found.layers, prepare, size), reverses(prepare, size)
+    network = Network(path, layers, found.read, prepare, size, bgr, end, said, classes, model,
+                      gives_logits=found.end is None)
+    if not (preprocessing or inside):
+        ask(path, {mode: seen_with(network, mode, pictures) for mode in MODES})
+    return network
+
+
+def seen_with(network, mode, pictures):
+    """What the network sees in the first picture that can be read, prepared in this mode."""
+    if network.size[-1] == 1 and mode in ('caffe', 'torch'):
+        return 'not for grey pictures'
+    network = network._replace(prepare=network.prepare._replace(mode=mode))
+    for path, image in first_picture(pictures, network.size).items():
+        outputs = by_keras(network, image[None])[0]
+        name = 'output' if network.end == 'value' else f'class {outputs.argmax()}'
+        return f'{name} {outputs.max():.2f} in {path}'
+    return ''
+
+
+def ask(path, seen):
+    """Lists the modes of preprocessing, with what is seen in each, and raises Refused."""
+    print(f'{path} does not say how pictures were prepared for it. Its training script does:')
+    for mode, source in TRAINED_WITH.items():
+        print(f'  --preprocessing {mode:6} {source:55} {seen[mode]}'.rstrip())
+    raise Refused(f'{path}: say how pictures were prepared for it, by --preprocessing '
+                  f'{"|".join(MODES)}')
 
 
 def imagenet_classes():
     return IMAGENET_CLASSES.read_text(encoding='utf-8').splitlines()
-
-
-def shades(prepare, size):
-    """What preparation makes of a black and of a white picture: [h, w, c] each."""
-    return (prepare(np.full((1, *size), shade, np.float64))[0] for shade in (0, 255))
 
 
 def with_pixels(layers, prepare, size):
@@ -197,40 +202,12 @@ def with_pixels(layers, prepare, size):
     return result
 
 
-def check_upright(path, prepare, size):
-    """Refuses preparation that cuts, pads or turns the picture, by what it does to a ramp."""
-    black, white = shades(prepare, size)
-    for axis in 0, 1:
-        given, expected = (ramp(shape, axis) for shape in (size, black.shape))
-        seen = (prepare(255 * given[None])[0] - black) / np.where(white == black, 1, white - black)
-        off = np.abs(seen - expected) * (white != black)
-        if off.max() > 1 / size[axis] + 1 / black.shape[axis]:
-            raise Refused(f'{path}: the model cuts, pads or turns the picture before its first '
-                          'layer; save it without that, and give it pictures cut and turned so')
-
-
-def ramp(shape, axis):
-    """Rises from 0 to 1 along an axis of [h, w, c]."""
-    n = shape[axis]
-    rise = ((np.arange(n) + 0.5) / n).reshape([-1 if i == axis else 1 for i in range(3)])
-    return np.broadcast_to(rise, shape)
-
-
-def reverses(prepare, size):
-    """Whether preparation turns red, green, blue into blue, green, red."""
-    if size[-1] != 3:
-        return False
-    black, red = (prepare(np.ones((1, *size)) * np.float64([shade, 0, 0])) for shade in (0, 255))
-    changed = np.abs(red - black).reshape(-1, black.shape[-1]).sum(0)
-    return len(changed) == 3 and changed.argmax() == 2
-
-
 def by_keras(network, images):
     """The probabilities [n, classes] that Keras gives to images [n, h, w, c], uint8."""
     outputs = Preparation(network.prepare.mode, [network.keras])(images.astype(np.float32))
     outputs = outputs.astype(np.float64)
-    if outputs.shape[-1] == 1:
-        outputs = np.concatenate([-outputs if network.gives_logits else 1 - outputs, outputs], -1)
+    if network.end == 'sigmoid' and outputs.shape[-1] == 1:
+        outputs = np.concatenate([1 - outputs, outputs], -1)
     return network.probabilities(outputs) if network.gives_logits else outputs
 
 
@@ -238,13 +215,15 @@ def compare(network, expected, found, names, precision):
     """Raises Refused if the probabilities of our graph [n, classes] are not those that Keras gives.
 
     They must agree to 1e-3, and where they are near 0 so must their logarithms, as far as these are
-    exact. In bfloat16 the most likely class must be the same.
+    exact. A value must agree to a thousandth. In bfloat16 the most likely class must be the same.
     """
     least = 1e-4 if network.end == 'sigmoid' else 1e-30  # 1 - sigmoid is rounded off
     for name, theirs, ours in zip(names, expected, found):
         logs = [np.log(np.maximum(each, least)) for each in (theirs, ours)]
         relative = np.abs(logs[0] - logs[1]) / (1 + np.abs(logs[0]).max())
         apart = np.maximum(np.abs(theirs - ours), relative)
+        if network.end == 'value':
+            apart = np.abs(theirs - ours) / (1 + np.abs(theirs))
         same = apart.max() <= 1e-3
         if precision == 'bfloat16':
             same = np.isfinite(ours).all() and theirs.max() - theirs[ours.argmax()] <= 0.05
@@ -259,14 +238,17 @@ def compare(network, expected, found, names, precision):
 def of_weights(path, model, preprocessing, known):
     """VGG16 or VGG19 with the weights of a file. known: it is known to be that network."""
     model, layers, read, classes = read_weights(path, model)
+    known = known or path.name in (name for name, _ in PUBLISHED.values())
+    if not (known or preprocessing):
+        ask(path, dict.fromkeys(MODES, ''))
     end = 'softmax'
     if layers[-1].size[-1] == 1:  # one output z becomes two classes, -z and z
         end, read['predictions'] = 'sigmoid', partial(mirrored, read['predictions'])
         layers[-1] = layers[-1]._replace(size=(layers[-1].size[0], 2))
     if path.name in (name for name, _ in PUBLISHED.values()):
         classes = imagenet_classes()
-    prepare, size = Preparation(preprocessing), (SIZE, SIZE, 3)
-    said = f'{model}, preprocessing {preprocessing}'
+    prepare, size = Preparation(preprocessing or 'caffe'), (SIZE, SIZE, 3)
+    said = f'{model}, preprocessing {prepare.mode}'
     said = said if known else f'taken for {said}, ReLU between dense layers, {end} at the end'
     return Network(path, with_pixels(layers, prepare, size), read, prepare, size,
                    reverses(prepare, size), end, said, classes)

@@ -183,12 +183,18 @@ class Target:
     @property
     def sums(self):
         """The sum of each rule's relevance divided by where it started, by kinds of start."""
-        parts = {}
+        parts, lost = {}, []
         for rule, r in self.maps.items():
             words, value = self.starts[rule]
-            share = f' {round(r.sum(dtype=np.float64) / value, 4) + 0.0:.4f}' if value else ''
+            share = ''
+            if value:
+                arrived = r.sum(dtype=np.float64) / value
+                share = f' {round(arrived, 4) + 0.0:.4f}'
+                if abs(arrived) < 0.1 and 'taken off' not in words:
+                    lost.append(rule)
             parts.setdefault(f'sum R / {words}' if value else words, []).append(f'{rule}{share}')
-        return '; '.join(f'{words}: {", ".join(rules)}' for words, rules in parts.items())
+        note = f'; biases took over nine tenths of the relevance: {", ".join(lost)}' if lost else ''
+        return '; '.join(f'{words}: {", ".join(rules)}' for words, rules in parts.items()) + note
 
 
 def label_of(rule, words):

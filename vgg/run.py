@@ -19,9 +19,10 @@ import numpy as np
 
 from common import Refused, Stopped, count, one_line, precision, progress_bar, rule_names, tf
 from model import DEPTHS
-from network import BUNDLED, MODES
+from network import BUNDLED
 from output import save, stamp_of
 from pictures import open_picture
+from preparation import MODES
 from rules import COMPOSITES
 
 HERE = Path(__file__).resolve().parent
@@ -46,8 +47,8 @@ def add_network_options(parser, default):
     network.add_argument('--model', choices=DEPTHS,
                          help='for imagenet and weights alone (default: the one that fits)')
     network.add_argument('--preprocessing', choices=MODES,
-                         help="of pictures, before what your model does: Keras's caffe, tf or "
-                              'torch, unit (0 to 1) or none')
+                         help="how pictures were prepared for your model, where it does not do "
+                              "that itself: Keras's caffe, tf or torch, unit (0 to 1) or none")
     what.add_argument('--rule', nargs='+', type=rule_names(COMPOSITES), default=default,
                       metavar='R',
                       help=f'of {", ".join(COMPOSITES)} (default: {" ".join(default)})')
