@@ -1,14 +1,16 @@
-"""How fast, how large: medians of repetitions that alternate between the cases, each ratio within one process.
+"""How fast, how large: medians of repetitions that alternate between the cases, each ratio within
+one process.
 
-    python tests/benchmark.py mnist                 an epoch of mnist/train.py against Keras's model.fit of the same network
-    python tests/benchmark.py vgg                   every composite, and the default pair, against the forward pass; peak memory
-    python tests/benchmark.py targets               three targets in one graph against three runs; are they equal to the bit?
-    python tests/benchmark.py precision             what float32 and bfloat16 lose against float64, worst of the 24 photographs
-    python tests/benchmark.py pictures              vgg/lrp.py end to end: start-up, memory over many pictures, bfloat16's agreement
-    python tests/benchmark.py vgg --batch 1 --rule deep-taylor epsilon --precision float32 --network full
+    python tests/benchmark.py mnist       an epoch of mnist/train.py against Keras's model.fit
+    python tests/benchmark.py vgg         every composite against the forward pass; peak memory
+    python tests/benchmark.py targets     three targets in one graph against three runs
+    python tests/benchmark.py precision   what float32 and bfloat16 lose against float64
+    python tests/benchmark.py pictures    vgg/lrp.py end to end: start-up, memory, bfloat16
+    python tests/benchmark.py vgg --batch 1 --rule deep-taylor --precision float32 --network full
 
-`vgg` uses a VGG16 with a full-size head (4096-4096-1000, random weights by He et al. 2015, made on the spot, 553 MB in the
-temporary folder) and the bundled one. Every case runs in a process of its own, so that its peak memory is its own.
+`vgg` uses a VGG16 with a full-size head (4096-4096-1000, random weights by He et al. 2015, made on
+the spot, 553 MB in the temporary folder) and the bundled one. Every case runs in a process of its
+own, so that its peak memory is its own.
 """
 import argparse
 from functools import partial
@@ -28,8 +30,10 @@ ROOT = Path(__file__).resolve().parent.parent
 HEAD = [4096, 4096, 1000]
 SIZE = (224, 224, 3)
 PAIR = 'the default pair'
-COMPOSITES = ['epsilon-gamma-box', 'deep-taylor', 'zplus', 'wsquare', 'epsilon', 'alpha1beta0', 'alpha2beta1',
-              'epsilon-plus', 'epsilon-plus-flat', 'epsilon-alpha2beta1', 'epsilon-alpha2beta1-flat', 'montavon2019']
+COMPOSITES = ['epsilon-gamma-box', 'deep-taylor', 'zplus', 'wsquare', 'epsilon', 'alpha1beta0',
+              'alpha2beta1',
+              'epsilon-plus', 'epsilon-plus-flat', 'epsilon-alpha2beta1',
+              'epsilon-alpha2beta1-flat', 'montavon2019']
 
 
 def peak():
@@ -62,14 +66,16 @@ def ratio(times, name, reference):
 def child(*arguments):
     """Runs this script's worker in a process of its own. Returns what it measured."""
     command = [sys.executable, str(Path(__file__).resolve()), 'worker', *map(str, arguments)]
-    output = subprocess.run(command, check=True, capture_output=True, text=True, env=dict(os.environ, STARTED=str(time.time())))
+    output = subprocess.run(command, check=True, capture_output=True, text=True,
+                            env=dict(os.environ, STARTED=str(time.time())))
     return json.loads(output.stdout.splitlines()[-1])
 
 
 # MNIST
 
 def mnist_step_times(precision, batches):
-    """Seconds for `batches` training steps of 128 digits: of mnist/train.py in one precision and of Keras, alternating."""
+    """Seconds for `batches` training steps of 128 digits: of mnist/train.py in one precision and of
+    Keras, alternating."""
     sys.path.insert(0, str(ROOT / 'mnist'))
     import train
     from common import tf
@@ -79,7 +85,8 @@ def mnist_step_times(precision, batches):
     x, y = x[:128 * batches], y[:128 * batches]
     with tempfile.TemporaryDirectory() as folder:
         with tf.Graph().as_default():
-            settings = {'seed': 0, 'batch-size': 128, 'epochs': 1, 'learning-rate': 1e-3, 'data': ''}
+            settings = {'seed': 0, 'batch-size': 128, 'epochs': 1, 'learning-rate': 1e-3,
+                        'data': ''}
             trainer = train.Trainer(10 ** 6, settings, precision)
             trainer.session.run(tf.global_variables_initializer())
             writer = tf.summary.FileWriter(folder)
@@ -89,16 +96,19 @@ def mnist_step_times(precision, batches):
             train.train_epoch(trainer, 0, epoch, 0, batches, Path(folder), writer)
 
         model, pixels = keras_model(keras), x.astype(np.float32)[..., None] / 255
-        return alternate({'ours': ours, 'keras': lambda: model.fit(pixels, y, batch_size=128, verbose=0)}, 3)
+        return alternate({'ours': ours,
+                          'keras': lambda: model.fit(pixels, y, batch_size=128, verbose=0)}, 3)
 
 
 def keras_model(keras):
     layers = keras.layers
     model = keras.Sequential([
         keras.Input((28, 28, 1)), layers.Conv2D(32, 3, padding='same', activation='relu'),
-        layers.Conv2D(64, 3, padding='same', activation='relu'), layers.MaxPool2D(), layers.Flatten(),
+        layers.Conv2D(64, 3, padding='same', activation='relu'), layers.MaxPool2D(),
+        layers.Flatten(),
         layers.Dense(512, activation='relu'), layers.Dropout(0.5), layers.Dense(10)])
-    model.compile('adam', keras.losses.SparseCategoricalCrossentropy(from_logits=True), metrics=['accuracy'])
+    model.compile('adam', keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+                  metrics=['accuracy'])
     return model
 
 
@@ -106,8 +116,10 @@ def mnist(args):
     print(f'{"MNIST, batch 128":>18} {"s / epoch":>10} {"Keras fit":>10} {"ratio":>6}')
     for precision in args.precision:
         times = child('mnist', precision, args.batches)
-        epoch = {name: statistics.median(values) * 50000 / 128 / args.batches for name, values in times.items()}
-        print(f'{precision:>18} {epoch["ours"]:10.1f} {epoch["keras"]:10.1f} {ratio(times, "ours", "keras"):6.2f}', flush=True)
+        epoch = {name: statistics.median(values) * 50000 / 128 / args.batches for name,
+                 values in times.items()}
+        print(f'{precision:>18} {epoch["ours"]:10.1f} {epoch["keras"]:10.1f} '
+              f'{ratio(times, "ours", "keras"):6.2f}', flush=True)
 
 
 # VGG
@@ -126,7 +138,8 @@ def full_size_weights(path):
 
 
 def vgg_case(path, method, batch, precision, repetitions):
-    """Seconds of the forward pass and of one method, the method's peak memory, and how many convolutions it runs."""
+    """Seconds of the forward pass and of one method, the method's peak memory, and how many
+    convolutions it runs."""
     sys.path.insert(0, str(ROOT / 'vgg'))
     from common import tf
     from rules import DEFAULT
@@ -139,12 +152,15 @@ def vgg_case(path, method, batch, precision, repetitions):
         session.run(fetch, feed)
     result = {'peak': peak()}
     cases = {'method': lambda: session.run(fetch, feed)}
-    for name, kept in {'forward': precision, 'float32': 'float32'}.items():  # plain networks of their own, in the same process
+    # plain networks of their own, in the same process
+    for name, kept in {'forward': precision, 'float32': 'float32'}.items():
         cases[name] = partial(forward_pass, opened(path, [], kept), feed[explainer.pixels])
     result['times'] = alternate(cases, repetitions)
     metadata = tf.RunMetadata()
-    session.run(fetch, feed, options=tf.RunOptions(output_partition_graphs=True), run_metadata=metadata)
-    result['convolutions'] = sum('Conv2D' in node.op for graph in metadata.partition_graphs for node in graph.node)
+    session.run(fetch, feed, options=tf.RunOptions(output_partition_graphs=True),
+                run_metadata=metadata)
+    result['convolutions'] = sum('Conv2D' in node.op for graph in metadata.partition_graphs
+                                 for node in graph.node)
     return result
 
 
@@ -168,16 +184,19 @@ def forward_pass(explainer, pixels):
 
 def vgg(args):
     with tempfile.TemporaryDirectory() as folder:
-        paths = {'full': Path(folder) / 'full.npz', 'bundled': ROOT / 'vgg' / 'weights' / 'vgg16_caltech101.npz'}
+        paths = {'full': Path(folder) / 'full.npz',
+                 'bundled': ROOT / 'vgg' / 'weights' / 'vgg16_caltech101.npz'}
         if 'full' in args.network:
             full_size_weights(paths['full'])
-        print(f'{"VGG16":>8} {"batch":>5} {"precision":>9} {"method":>20} {"s / image":>9} {"/ forward":>9} {"/ float32":>9} '
+        print(f'{"VGG16":>8} {"batch":>5} {"precision":>9} {"method":>20} {"s / image":>9} '
+              f'{"/ forward":>9} {"/ float32":>9} '
               f'{"GB":>5} {"convolutions":>12}')
         for network in args.network:
             for batch in args.batch:
                 for precision in args.precision:
                     for method in args.rule:
-                        result = child('vgg', paths[network], method, batch, precision, args.repetitions)
+                        result = child('vgg', paths[network], method, batch, precision,
+                                       args.repetitions)
                         image = statistics.median(result['times']['method']) / batch
                         print(f'{network:>8} {batch:5} {precision:>9} {method:>20} {image:9.3f} '
                               f'{ratio(result["times"], "method", "forward"):8.2f}x '
@@ -186,11 +205,13 @@ def vgg(args):
 
 
 def targets_case(composite, k):
-    """Seconds for k targets of 8 photographs in one graph and one after the other, and the largest difference."""
+    """Seconds for k targets of 8 photographs in one graph and one after the other, and the largest
+    difference."""
     sys.path.insert(0, str(ROOT / 'vgg'))
     images, ranks = photographs()[:8], -1 - np.arange(int(k))
     one, many = (opened('caltech101', [composite], walks=walks) for walks in (1, int(k)))
-    cases = {'together': lambda: many(images, [ranks] * 8), 'apart': lambda: [one(images, [rank] * 8) for rank in ranks]}
+    cases = {'together': lambda: many(images, [ranks] * 8),
+             'apart': lambda: [one(images, [rank] * 8) for rank in ranks]}
     together = cases['together']().relevance[composite]
     apart = np.stack([run.relevance[composite] for run in cases['apart']()], 1)
     return dict(alternate(cases, 3), difference=float(np.abs(together - apart).max()), peak=peak())
@@ -199,19 +220,21 @@ def targets_case(composite, k):
 def targets(args):
     for composite in [method for method in args.rule if method in COMPOSITES]:
         result = child('targets', composite, 3)
-        print(f'{composite:>20}: three targets in one graph take {ratio(result, "together", "apart"):.2f} of three runs, largest difference '
+        print(f'{composite:>20}: three targets in one graph take '
+              f'{ratio(result, "together", "apart"):.2f} of three runs, largest difference '
               f'{result["difference"]}', flush=True)
 
 
 def photographs():
     """The bundled ones as the network sees them."""
     from pictures import open_picture
-    return np.stack([open_picture(path, SIZE).seen for path in sorted((ROOT / 'vgg' / 'images').glob('*.jpg'))])
+    return np.stack([open_picture(path, SIZE).seen
+                     for path in sorted((ROOT / 'vgg' / 'images').glob('*.jpg'))])
 
 
 def precision_case(composite):
-    """What float32 and bfloat16 lose of each photograph's relevance: {precision: [[largest difference / largest relevance,
-    correlation of the heatmaps], ...]}, against float64."""
+    """What float32 and bfloat16 lose of each photograph's relevance: {precision: [[largest
+    difference / largest relevance, correlation of the heatmaps], ...]}, against float64."""
     sys.path.insert(0, str(ROOT / 'vgg'))
     images, maps = photographs(), {}
     for precision in ('float64', 'float32', 'bfloat16'):
@@ -220,22 +243,28 @@ def precision_case(composite):
                                           for i in range(0, len(images), 8)])
         explainer.session.close()
     exact = maps.pop('float64')
-    return {name: [[float(np.abs(x - y).max() / np.abs(y).max()), float(np.corrcoef(x.sum(-1).ravel(), y.sum(-1).ravel())[0, 1])]
+    return {name: [[float(np.abs(x - y).max() / np.abs(y).max()),
+                    float(np.corrcoef(x.sum(-1).ravel(), y.sum(-1).ravel())[0, 1])]
                    for x, y in zip(found, exact)] for name, found in maps.items()}
 
 
 def precision(args):
-    print(f'{"worst of 24 photographs":>24} {"float32: difference":>20} {"correlation":>12} {"bfloat16: difference":>21} {"correlation":>12}')
+    print(f'{"worst of 24 photographs":>24} {"float32: difference":>20} {"correlation":>12} '
+          f'{"bfloat16: difference":>21} {"correlation":>12}')
     for composite in [method for method in args.rule if method in COMPOSITES]:
         found = child('precision', composite)
-        float32, bfloat16 = ((max(each[0] for each in found[name]), min(each[1] for each in found[name])) for name in ('float32', 'bfloat16'))
-        print(f'{composite:>24} {float32[0]:20.1e} {float32[1]:12.7f} {bfloat16[0]:21.1e} {bfloat16[1]:12.5f}', flush=True)
+        float32, bfloat16 = ((max(each[0] for each in found[name]),
+                              min(each[1] for each in found[name]))
+                              for name in ('float32', 'bfloat16'))
+        print(f'{composite:>24} {float32[0]:20.1e} {float32[1]:12.7f} {bfloat16[0]:21.1e} '
+              f'{bfloat16[1]:12.5f}', flush=True)
 
 
 # Pictures
 
 def end_to_end_case():
-    """Start-up, explaining alone and the whole of vgg/lrp.py for the 24 bundled photographs, in seconds."""
+    """Start-up, explaining alone and the whole of vgg/lrp.py for the 24 bundled photographs, in
+    seconds."""
     sys.path.insert(0, str(ROOT / 'vgg'))
     from output import Output
     from pictures import open_picture
@@ -265,8 +294,10 @@ def many_case(count):
     import lrp
     with tempfile.TemporaryDirectory() as folder:
         paths = sorted((ROOT / 'vgg' / 'images').glob('*.jpg'))
-        (Path(folder) / 'list.txt').write_text('\n'.join(str(paths[i % len(paths)]) for i in range(count)))
-        _, args = lrp.parse([f'@{folder}/list.txt', '--weights', 'caltech101', '--results', folder, '--rule', 'deep-taylor'])
+        (Path(folder) / 'list.txt').write_text('\n'.join(str(paths[i % len(paths)])
+            for i in range(count)))
+        _, args = lrp.parse([f'@{folder}/list.txt', '--weights', 'caltech101', '--results', folder,
+                             '--rule', 'deep-taylor'])
         lrp.explain(args)
     return peak()
 
@@ -285,20 +316,25 @@ def agreement_case(method):
 
 def pictures(args):
     end_to_end()
-    print(f'peak memory after 10 pictures {child("many", 10):.2f} GB, after 500 {child("many", 500):.2f} GB', flush=True)
+    print(f'peak memory after 10 pictures {child("many", 10):.2f} GB, after 500 '
+          f'{child("many", 500):.2f} GB', flush=True)
     for method in args.rule:
         if method in COMPOSITES:
             correlations = child('agreement', method)
-            print(f'{method:>20}: correlation of bfloat16 with float32 at least {min(correlations):.5f}, median '
+            print(f'{method:>20}: correlation of bfloat16 with float32 at least '
+                  f'{min(correlations):.5f}, median '
                   f'{statistics.median(correlations):.5f}', flush=True)
 
 
 def end_to_end():
     result = child('endtoend')
-    alone, whole, startup = statistics.median(result['alone']), statistics.median(result['whole']), result['startup']
-    print(f'24 photographs, bundled VGG16, deep-taylor, batch 8: start-up to the first relevance {startup:.1f} s; explaining '
-          f'{24 / alone:.2f} pictures a second; decoding, explaining, drawing and writing {24 / whole:.2f}; '
-          f'whole run / (start-up + explaining) = {(startup + whole) / (startup + alone):.2f}', flush=True)
+    alone, whole = (statistics.median(result[name]) for name in ('alone', 'whole'))
+    startup = result['startup']
+    print(f'24 photographs, bundled VGG16, deep-taylor, batch 8: start-up to the first relevance '
+          f'{startup:.1f} s; explaining {24 / alone:.2f} pictures a second; decoding, explaining, '
+          f'drawing and writing {24 / whole:.2f}; '
+          f'whole run / (start-up + explaining) = {(startup + whole) / (startup + alone):.2f}',
+          flush=True)
 
 
 def worker(arguments):
@@ -325,16 +361,21 @@ def main():
     if sys.argv[1:2] == ['worker']:
         return worker(sys.argv[2:])
     methods = ['gradient', PAIR, *COMPOSITES]
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('part', choices=['mnist', 'vgg', 'targets', 'precision', 'pictures'])
-    parser.add_argument('--batches', type=int, default=60, help='mnist: training steps in each repetition (default: 60)')
-    parser.add_argument('--network', nargs='+', choices=['full', 'bundled'], default=['full', 'bundled'])
+    parser.add_argument('--batches', type=int, default=60,
+                        help='mnist: training steps in each repetition (default: 60)')
+    parser.add_argument('--network', nargs='+', choices=['full', 'bundled'],
+                        default=['full', 'bundled'])
     parser.add_argument('--batch', nargs='+', type=int, default=[1, 8])
-    parser.add_argument('--precision', nargs='+', choices=['float32', 'bfloat16'], default=['float32', 'bfloat16'])
+    parser.add_argument('--precision', nargs='+', choices=['float32', 'bfloat16'],
+                        default=['float32', 'bfloat16'])
     parser.add_argument('--rule', nargs='+', choices=methods, default=methods)
     parser.add_argument('--repetitions', type=int, default=5)
     args = parser.parse_args()
-    {'mnist': mnist, 'vgg': vgg, 'targets': targets, 'precision': precision, 'pictures': pictures}[args.part](args)
+    {'mnist': mnist, 'vgg': vgg, 'targets': targets, 'precision': precision,
+     'pictures': pictures}[args.part](args)
 
 
 if __name__ == '__main__':

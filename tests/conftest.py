@@ -11,7 +11,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 RULES = ['deep-taylor', 'zplus', 'epsilon']  # of mnist/
-TRAINING = ['--epochs', 2, '--batch-size', 20, '--seed', 7]  # 105 steps an epoch; one is saved at step 100
+# 105 steps an epoch; one is saved at step 100
+TRAINING = ['--epochs', 2, '--batch-size', 20, '--seed', 7]
 
 
 # Scripts as modules
@@ -20,8 +21,9 @@ TRAINING = ['--epochs', 2, '--batch-size', 20, '--seed', 7]  # 105 steps an epoc
 def scripts(folder):
     """Imports the scripts of a folder, once: scripts('mnist').lrp is mnist/lrp.py.
 
-    Both folders have a model, an lrp and so on that import each other by these plain names. So the folder
-    stands first on the path while they are imported, and none stays known under its plain name afterwards.
+    Both folders have a model, an lrp and so on that import each other by these plain names. So the
+    folder stands first on the path while they are imported, and none stays known under its plain
+    name afterwards.
     """
     names = sorted(file.stem for file in (ROOT / folder).glob('*.py'))
     sys.path.insert(0, str(ROOT / folder))
@@ -40,7 +42,8 @@ def command(script, *options):
 
 
 def run(script, *options, cwd):
-    return subprocess.run(command(script, *options), cwd=cwd, capture_output=True, text=True, timeout=170)
+    return subprocess.run(command(script, *options), cwd=cwd, capture_output=True, text=True,
+                          timeout=170)
 
 
 def succeed(script, *options, cwd):
@@ -51,7 +54,8 @@ def succeed(script, *options, cwd):
 
 
 def fail(script, *options, cwd):
-    """Runs a script that must stop with status 2 and one line on standard error. Returns the line."""
+    """Runs a script that must stop with status 2 and one line on standard error. Returns the
+    line."""
     result = run(script, *options, cwd=cwd)
     assert result.returncode == 2, result.stderr
     line, = result.stderr.splitlines()
@@ -130,13 +134,15 @@ def explained(explainer, digits):
 
 
 def other_network(folder, name):
-    """Writes a checkpoint of a network whose first kernel is of 5x5, and its name to the file `name`."""
+    """Writes a checkpoint of a network whose first kernel is of 5x5, and its name to the file
+    `name`."""
     tf = scripts('mnist').common.tf
     with tf.Graph().as_default(), tf.Session() as session:
         tf.get_variable('conv1/kernel', [5, 5, 1, 32])
         session.run(tf.global_variables_initializer())
         saver = tf.train.Saver()
-        saver.save(session, str(folder / f'{"best" if "best" in name else "last"}-1'), latest_filename=name, write_meta_graph=False)
+        saver.save(session, str(folder / f'{"best" if "best" in name else "last"}-1'),
+                   latest_filename=name, write_meta_graph=False)
 
 
 def truncate(path):

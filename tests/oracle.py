@@ -1,9 +1,10 @@
-"""The rules of Layer-wise Relevance Propagation in NumPy loops, float64: slower and simpler than the scripts.
+"""The rules of Layer-wise Relevance Propagation in NumPy loops, float64: slower and simpler than
+the scripts.
 
-layer: an entry of a layer table; a: inputs of the layer [n, ...], those of an addition side by side along the
-channels; w, b: weights and bias, shaped as model.linear says; r: relevance of its outputs. Every rule returns the
-relevance of a. An output j shares its relevance out in proportion to what it received
-from each input i:
+layer: an entry of a layer table; a: inputs of the layer [n, ...], those of an addition side by side
+along the channels; w, b: weights and bias, shaped as model.linear says; r: relevance of its
+outputs. Every rule returns the relevance of a. An output j shares its relevance out in proportion
+to what it received from each input i:
 
     R_i = sum_j z_ij / z_j R_j    with    z_j = sum_i z_ij + bias_j
 
@@ -13,7 +14,8 @@ import numpy as np
 
 
 def connections(layer, shape, w):
-    """Yields (output index, input index, weight) for inputs of this shape; there are none to the padding."""
+    """Yields (output index, input index, weight) for inputs of this shape; there are none to the
+    padding."""
     if layer.kind == 'dense':
         for n, i, j in np.ndindex(shape[0], *w.shape):
             yield (n, j), (n, i), w[i, j]
@@ -22,7 +24,8 @@ def connections(layer, shape, w):
         window = list(real_inputs(layer, shape, w, y, x))
         for dy, dx, (row, column) in window:
             for i, j, weight in channels(layer, shape[3], w, dy, dx):
-                yield (n, y, x, j), (n, row, column, i), weight / (len(window) if layer.kind == 'mean' else 1)
+                yield (n, y, x, j), (n, row, column,
+                                     i), weight / (len(window) if layer.kind == 'mean' else 1)
 
 
 def channels(layer, inputs, w, dy, dx):
@@ -54,15 +57,17 @@ def output_shape(layer, shape, w):
     if layer.kind == 'dense':
         return shape[0], w.shape[1]
     sides = []
-    for side, over, step, zeros in zip(shape[1:3], window_of(layer, w), np.broadcast_to(layer.stride, 2), paddings(layer, shape, w)):
+    for side, over, step, zeros in zip(shape[1:3], window_of(layer, w),
+                                       np.broadcast_to(layer.stride, 2), paddings(layer, shape, w)):
         sides.append((side + sum(zeros) - over) // step + 1)
-    outputs = {'conv': w.shape[-1], 'depthwise': w.shape[-1] * w.shape[-2]}.get(layer.kind, shape[3] // w.shape[0])
+    outputs = {'conv': w.shape[-1], 'depthwise': w.shape[-1] * w.shape[-2]}.get(layer.kind,
+        shape[3] // w.shape[0])
     return shape[0], *sides, outputs
 
 
 def paddings(layer, shape, w):
-    """Zeros before and after the rows, and before and after the columns; SAME: as many outputs as strides begin within the map,
-    and the odd zero after it."""
+    """Zeros before and after the rows, and before and after the columns; SAME: as many outputs as
+    strides begin within the map, and the odd zero after it."""
     if layer.padding == 'VALID':
         return (0, 0), (0, 0)
     if layer.padding != 'SAME':
@@ -75,10 +80,12 @@ def paddings(layer, shape, w):
 
 
 def real_inputs(layer, shape, w, y, x):
-    """Yields (row and column within the window, (row, column) within the map) of the inputs of output (y, x)."""
+    """Yields (row and column within the window, (row, column) within the map) of the inputs of
+    output (y, x)."""
     (top, _), (left, _) = paddings(layer, shape, w)
     (down, right), (below, beside) = np.broadcast_to(layer.stride, 2), layer.dilation
-    height, width = ((side - 1) // step + 1 for side, step in zip(window_of(layer, w), layer.dilation))
+    height, width = ((side - 1) // step + 1 for side,
+                     step in zip(window_of(layer, w), layer.dilation))
     for dy, dx in np.ndindex(height, width):
         row, column = y * down + dy * below - top, x * right + dx * beside - left
         if 0 <= row < shape[1] and 0 <= column < shape[2]:
@@ -161,7 +168,8 @@ def epsilon(layer, a, w, b, r, eps=1e-6):
 
     def given(i, weight):
         return a[i] * weight
-    return share_out(layer, a, w, r, given, stabilise(received(layer, a, w, r.shape, given, b), eps))
+    return share_out(layer, a, w, r, given,
+                     stabilise(received(layer, a, w, r.shape, given, b), eps))
 
 
 def gamma(layer, a, w, b, r, gamma=0.25, eps=1e-9):
@@ -178,7 +186,8 @@ def gamma(layer, a, w, b, r, gamma=0.25, eps=1e-9):
 
 
 def gamma_signed(layer, a, w, b, r, gamma=0.25, eps=1e-9):
-    """z_ij = a w, and gamma times it once more where it has the sign of z_j = sum a w + b; the bias likewise.
+    """z_ij = a w, and gamma times it once more where it has the sign of z_j = sum a w + b; the bias
+    likewise.
 
     Andeol et al. 2021, which for a >= 0 and z >= 0 is the gamma rule.
     """
@@ -191,7 +200,8 @@ def gamma_signed(layer, a, w, b, r, gamma=0.25, eps=1e-9):
     for j, i, weight in connections(layer, a.shape, w):
         z[j] += a[i] * weight * (1 + gamma * (sign[j] * a[i] * weight > 0))
     for j, i, weight in connections(layer, a.shape, w):
-        result[i] += a[i] * weight * (1 + gamma * (sign[j] * a[i] * weight > 0)) / (z[j] + eps * sign[j]) * r[j]
+        result[i] += a[i] * weight * (1 + gamma * (sign[j] * a[i] * weight > 0)) / (z[j] + eps
+            * sign[j]) * r[j]
     return result
 
 
@@ -215,9 +225,11 @@ def alpha_beta(layer, a, w, b, r, alpha, beta):
 
 
 def rms(layer, a, w, b, r, share=0.25):
-    """z_ij = a w, with bias; z_j + (1e-9 + share * rms(z)) * sign(z_j) divides, rms over the whole layer of one image.
+    """z_ij = a w, with bias; z_j + (1e-9 + share * rms(z)) * sign(z_j) divides, rms over the whole
+    layer of one image.
 
-    Montavon et al. 2019, Sec. 10.2.1: the epsilon rule with an epsilon that follows the activations.
+    Montavon et al. 2019, Sec. 10.2.1: the epsilon rule with an epsilon that follows the
+    activations.
     """
     a = np.float64(a)
 
@@ -228,9 +240,11 @@ def rms(layer, a, w, b, r, share=0.25):
 
 
 def windows(shape):
-    """Yields (output index, input indices in row-major order) of the 2x2 windows of inputs of this shape."""
+    """Yields (output index, input indices in row-major order) of the 2x2 windows of inputs of this
+    shape."""
     for n, y, x, i in np.ndindex(shape[0], shape[1] // 2, shape[2] // 2, shape[3]):
-        yield (n, y, x, i), [(n, 2 * y + down, 2 * x + right, i) for down in (0, 1) for right in (0, 1)]
+        yield (n, y, x, i), [(n, 2 * y + down, 2 * x + right, i) for down in (0, 1)
+                             for right in (0, 1)]
 
 
 def max_pool(a, r):
@@ -245,7 +259,8 @@ def max_pool(a, r):
 def average_pool(a, r, gamma=0.0, share=0.0):
     """2x2 average pooling: z_ij = (1 + gamma) a / 4; z_j + 1e-9 + share * rms(z) divides.
 
-    gamma: that of the gamma rule, all weights being 1/4; share: that of the rms rule. Montavon et al. 2019.
+    gamma: that of the gamma rule, all weights being 1/4; share: that of the rms rule. Montavon et
+    al. 2019.
     """
     given = (1 + gamma) * np.float64(a) / 4
     z, result = np.zeros(r.shape), np.zeros(a.shape)

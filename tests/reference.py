@@ -1,8 +1,9 @@
 """VGG16 and the relevance of all eleven composites in NumPy, float64, for one picture.
 
-Written from the papers and independent of the scripts in vgg/: it reads the weight file itself, states its own table of
-composites, and a convolution is nine shifted matrix products. Every rule is a sum of shares: term by term, an output received
-z_ij = x_i v_ij from input i, and gives R_j z_ij / z_j of its relevance back to it.
+Written from the papers and independent of the scripts in vgg/: it reads the weight file itself,
+states its own table of composites, and a convolution is nine shifted matrix products. Every rule is
+a sum of shares: term by term, an output received z_ij = x_i v_ij from input i, and gives R_j z_ij /
+z_j of its relevance back to it.
 """
 import numpy as np
 
@@ -15,7 +16,8 @@ def read_weights(path):
     """{layer: (kernel, bias)} of the bundled weight file, float64."""
     with np.load(path, allow_pickle=False) as file:
         names = [key.split('/')[0] for key in file.files if key.endswith('/kernel')]
-        return {name: (np.float64(file[f'{name}/kernel']), np.float64(file[f'{name}/bias'])) for name in names}
+        return {name: (np.float64(file[f'{name}/kernel']), np.float64(file[f'{name}/bias']))
+                for name in names}
 
 
 def layer_names():
@@ -27,7 +29,8 @@ def layer_names():
 
 
 def linear(x, v):
-    """x [h, w, in] convolved with v [3, 3, in, out], nothing outside the picture; or x [in] times the matrix v."""
+    """x [h, w, in] convolved with v [3, 3, in, out], nothing outside the picture; or x [in] times
+    the matrix v."""
     if v.ndim == 2:
         return x @ v
     height, width, channels = x.shape
@@ -39,12 +42,14 @@ def linear(x, v):
 
 
 def transposed(s, v):
-    """The transpose of linear: a convolution with the kernel turned around, or a product with the matrix transposed."""
+    """The transpose of linear: a convolution with the kernel turned around, or a product with the
+    matrix transposed."""
     return linear(s, np.swapaxes(v[::-1, ::-1], 2, 3) if v.ndim == 4 else v.T)
 
 
 def windows(x):
-    """The four inputs of each 2x2 window on the last axis, row by row: [h / 2, w / 2, channels, 4]."""
+    """The four inputs of each 2x2 window on the last axis, row by row: [h / 2, w / 2, channels,
+    4]."""
     return np.stack([x[0::2, 0::2], x[0::2, 1::2], x[1::2, 0::2], x[1::2, 1::2]], -1)
 
 
@@ -57,7 +62,8 @@ def unwindow(x):
 
 
 def forward(image, weights):
-    """The activations of an RGB image [224, 224, 3] of 0 to 255: the input of each layer, by name, and the 'logits'."""
+    """The activations of an RGB image [224, 224, 3] of 0 to 255: the input of each layer, by name,
+    and the 'logits'."""
     x, inputs = np.float64(image)[..., ::-1] - MEAN, {}
     for name in layer_names():
         inputs[name] = x = x.reshape(-1) if name == HEAD[0] else x
@@ -79,9 +85,11 @@ def negative(x):
 
 
 def share_out(terms, r, bias=0.0, eps=0.0, lift=0.0):
-    """R_i = sum_j z_ij / z_j R_j with z_ij = x_i v_ij, summed over the terms (x, v), and z_j = sum_i z_ij + bias_j.
+    """R_i = sum_j z_ij / z_j R_j with z_ij = x_i v_ij, summed over the terms (x, v), and z_j =
+    sum_i z_ij + bias_j.
 
-    eps is added to z away from zero, lift times its root mean square over the layer as it is. z = 0 sends nothing back.
+    eps is added to z away from zero, lift times its root mean square over the layer as it is. z = 0
+    sends nothing back.
     """
     terms = [(x, v) for x, v in terms if x.any()]
     z = sum((linear(x, v) for x, v in terms), np.zeros(r.shape)) + bias
@@ -96,9 +104,11 @@ def zplus(a, w, b, r):
 
 
 def zbeta(a, w, b, r):
-    """Montavon et al. 2017, the zB rule as printed: x w - low w+ - high w-; the pixels are BGR less the mean."""
+    """Montavon et al. 2017, the zB rule as printed: x w - low w+ - high w-; the pixels are BGR less
+    the mean."""
     margin = 255e-6  # the box is a little wider than black to white
-    low, high = np.broadcast_to(-MEAN - margin, a.shape), np.broadcast_to(255 - MEAN + margin, a.shape)
+    low, high = np.broadcast_to(-MEAN - margin, a.shape), np.broadcast_to(255 - MEAN + margin,
+        a.shape)
     return share_out([(a, w), (-low, positive(w)), (-high, negative(w))], r)
 
 
@@ -123,7 +133,8 @@ def gamma(a, w, b, r):
 
 
 def lifted(a, w, b, r):
-    """The tutorial of Montavon et al. 2019: a quarter of the root mean square of z, image by image."""
+    """The tutorial of Montavon et al. 2019: a quarter of the root mean square of z, image by
+    image."""
     return share_out([(a, w)], r, b + 1e-9, lift=0.25)
 
 
@@ -161,14 +172,16 @@ def max_pool(winner, r):
 
 
 def average_pool(a, r, extra=1.0, lift=0.0):
-    """A window's relevance in proportion to its inputs, each of weight 1/4, or extra/4 as the gamma rule has it."""
+    """A window's relevance in proportion to its inputs, each of weight 1/4, or extra/4 as the gamma
+    rule has it."""
     inputs = extra * windows(a) / 4
     z = inputs.sum(-1)
     z = z + 1e-9 + lift * np.sqrt(np.mean(z ** 2))
     return unwindow(inputs * (r / z)[..., None])
 
 
-COMPOSITES = {  # rules of the first convolution, of the others in blocks 1-3, in blocks 4-5, and of the dense layers
+# The rules of the first convolution, of the others in blocks 1-3, in blocks 4-5, of dense layers.
+COMPOSITES = {
     'deep-taylor': (zbeta, zplus, zplus, zplus),
     'zplus': (zplus, zplus, zplus, zplus),
     'wsquare': (wsquare, zplus, zplus, zplus),
@@ -185,13 +198,15 @@ COMPOSITES = {  # rules of the first convolution, of the others in blocks 1-3, i
 
 
 def rule_of(composite, name):
-    """The rule of a layer; for the pooling layers of montavon2019 that of their block, else max_pool."""
+    """The rule of a layer; for the pooling layers of montavon2019 that of their block, else
+    max_pool."""
     pixels, early, late, dense = COMPOSITES[composite]
     if name.endswith('pool') and composite != 'montavon2019':
         return max_pool
     if name in HEAD:
         return dense
-    return pixels if name == 'block1_conv1' else early if name[:6] in ('block1', 'block2', 'block3') else late
+    return pixels if name == 'block1_conv1' else early if name[:6] in ('block1', 'block2',
+        'block3') else late
 
 
 def pool(rule, a, winner, r):
@@ -205,14 +220,17 @@ def pool(rule, a, winner, r):
 def relevance(composite, activations, winner, weights, target, known):
     """Relevance of the pixels for the target's logit: [224, 224, 3], RGB.
 
-    winner: {pooling layer: its winners}. known: an empty dict, the same for all calls that differ in their composite only;
-    composites whose upper layers have the same rules share what it then holds.
+    winner: {pooling layer: its winners}. known: an empty dict, the same for all calls that differ
+    in their composite only; composites whose upper layers have the same rules share what it then
+    holds.
     """
-    rules, r = (), np.where(np.arange(activations['logits'].size) == target, activations['logits'], 0.0)
+    rules, r = (), np.where(np.arange(activations['logits'].size) == target, activations['logits'],
+                            0.0)
     for name in reversed(layer_names()):
         rules += (rule_of(composite, name),)
         if rules not in known:
             a = activations[name]
-            known[rules] = pool(rules[-1], a, winner[name], r) if name in winner else rules[-1](a, *weights[name], r)
+            known[rules] = pool(rules[-1], a, winner[name], r) if name in winner else rules[-1](a,
+                *weights[name], r)
         r = known[rules]
     return r[..., ::-1]

@@ -1,4 +1,5 @@
-"""A VGG of 2 to 4 channels with random weights, and the script run on it in this process: seconds instead of minutes."""
+"""A VGG of 2 to 4 channels with random weights, and the script run on it in this process: seconds
+instead of minutes."""
 from types import SimpleNamespace
 
 from conftest import scripts
@@ -24,7 +25,8 @@ def random_weights(widths=WIDTHS, head=HEAD, model='vgg16', seed=0):
         shapes.append(('predictions' if i == len(head) else f'fc{i}', (inputs, outputs)))
         inputs = outputs
     for name, shape in shapes:
-        arrays[f'{name}/kernel'] = np.float32(rng.normal(0, np.sqrt(2 / np.prod(shape[:-1])), shape))
+        arrays[f'{name}/kernel'] = np.float32(rng.normal(0, np.sqrt(2 / np.prod(shape[:-1])),
+            shape))
         arrays[f'{name}/bias'] = np.float32(rng.normal(0, 0.1, shape[-1]))
     return arrays
 
@@ -32,7 +34,8 @@ def random_weights(widths=WIDTHS, head=HEAD, model='vgg16', seed=0):
 def photograph(path, size=(60, 40), seed=0, **options):
     """Writes coloured blocks that differ from seed to seed. Returns the path."""
     rng = np.random.default_rng(seed)
-    picture = Image.fromarray(rng.integers(0, 256, (5, 6, 3), np.uint8)).resize(size, Image.Resampling.BICUBIC)
+    picture = Image.fromarray(rng.integers(0, 256, (5, 6, 3), np.uint8)).resize(size,
+        Image.Resampling.BICUBIC)
     path.parent.mkdir(parents=True, exist_ok=True)
     picture.save(path, **options)
     return path
@@ -46,8 +49,9 @@ def shrink(monkeypatch):
 
 
 def run(main, capsys, *arguments):
-    """Calls main as the command line does. Returns its exit status and the lines on standard output and standard error; the first,
-    which says what network was read, and the last, a summary, apart."""
+    """Calls main as the command line does. Returns its exit status and the lines on standard output
+    and standard error; the first, which says what network was read, and the last, a summary,
+    apart."""
     capsys.readouterr()
     status = 0
     try:
@@ -59,16 +63,19 @@ def run(main, capsys, *arguments):
     network = next((line for line in lines if ' convolution' in line), None)
     lines = [line for line in lines if line is not network]
     summary = lines.pop() if lines and ' explained, ' in lines[-1] else None
-    return SimpleNamespace(status=status, network=network, out=lines, summary=summary, err=err.splitlines())
+    return SimpleNamespace(status=status, network=network, out=lines, summary=summary,
+                           err=err.splitlines())
 
 
 def script_in(folder, monkeypatch, capsys):
-    """Goes to a folder with a small network's weights. Returns a function that runs vgg/lrp.py there, as `run` does."""
+    """Goes to a folder with a small network's weights. Returns a function that runs vgg/lrp.py
+    there, as `run` does."""
     vgg = shrink(monkeypatch)
     monkeypatch.chdir(folder)
     np.savez('small.npz', **random_weights(), classes=CLASSES)
 
     def command(*arguments, weights='small.npz', results='results'):
         prepared = [] if weights == 'caltech101' else ['--preprocessing', 'caffe']
-        return run(vgg.lrp.main, capsys, *prepared, *arguments, '--weights', weights, '--results', results)
+        return run(vgg.lrp.main, capsys, *prepared, *arguments, '--weights', weights, '--results',
+                   results)
     return command

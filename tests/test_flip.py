@@ -1,4 +1,5 @@
-"""Pixel flipping, region perturbation and randomised weights, on networks whose relevant inputs are known."""
+"""Pixel flipping, region perturbation and randomised weights, on networks whose relevant inputs are
+known."""
 from types import SimpleNamespace
 
 from conftest import scripts, succeed
@@ -24,7 +25,8 @@ def flip():
 
 
 def test_area_by_hand(flip):
-    logits = np.array([[8.0, 4.0], [6.0, 4.0], [2.0, 0.0], [0.0, 0.0]])  # two images; drops 0 2 6 8 and 0 0 4 4
+    # two images; drops 0 2 6 8 and 0 0 4 4
+    logits = np.array([[8.0, 4.0], [6.0, 4.0], [2.0, 0.0], [0.0, 0.0]])
     assert list(flip.areas(logits)) == [(0 + 2 + 6 + 8) / 4, (0 + 0 + 4 + 4) / 4]
     assert list(scripts('vgg').flip.aopc(logits)) == list(flip.areas(logits))
 
@@ -37,7 +39,8 @@ def test_order_is_of_falling_score_with_ties_at_random(flip):
         assert all(sorted(row) == list(range(784)) for row in order)
         assert list(order[0, :2]) == [3 * 28 + 5, 20 * 28 + 1] and order[1, -1] == 0
     assert (orders[0] != orders[1]).mean() > 0.9
-    np.testing.assert_array_equal(flip.order(score[1:], [1], 0), orders[0][1:])  # whatever stands beside it
+    # whatever stands beside it
+    np.testing.assert_array_equal(flip.order(score[1:], [1], 0), orders[0][1:])
 
 
 @pytest.mark.parametrize('way, value', [('to background', 0), ('inverted', 0.75)])
@@ -57,7 +60,8 @@ def test_true_order_of_a_linear_network_is_first_and_random_last(flip):
     network, truth = linear_network(w), images * w[..., 0]
     blurred = truth + rng.normal(0, 0.5, truth.shape)
     scores = {'true': truth, 'blurred': blurred, 'random': rng.random(truth.shape), 'worst': -truth}
-    curves = {name: flip.curves(network, images, np.zeros(5), flip.order(score, range(5), 0), 196, 'to background')[0]
+    curves = {name: flip.curves(network, images, np.zeros(5), flip.order(score, range(5), 0), 196,
+                                'to background')[0]
               for name, score in scores.items()}
     areas = {name: flip.areas(logits).mean() for name, logits in curves.items()}
     assert areas['true'] > areas['blurred'] > areas['random'] > areas['worst']
@@ -69,13 +73,16 @@ def test_true_order_of_a_linear_network_is_first_and_random_last(flip):
 def test_regions_of_a_network_that_reads_one_patch():
     flip, rng = scripts('vgg').flip, np.random.default_rng(0)
     images = rng.integers(100, 256, [3, 224, 224, 3], np.uint8)
-    network = SimpleNamespace(classify=lambda x: np.stack([x[:, 32:48, 64:80].mean((1, 2, 3)), np.zeros(len(x))], 1))
+    network = SimpleNamespace(classify
+                              =lambda x: np.stack([x[:, 32:48, 64:80].mean((1, 2, 3)),
+                                                   np.zeros(len(x))], 1))
     patch = 2 * 14 + 4  # the region that is read: third row, fifth column
     noise = np.zeros_like(images)
     others = np.delete(np.arange(196), patch)
     orders = {place: np.tile(np.insert(others, place, patch), (3, 1)) for place in (0, 7, 190)}
     intact = network.classify(images)
-    areas = {place: flip.aopc(flip.curve(network, images, intact, order, noise, 4)).mean() for place, order in orders.items()}
+    areas = {place: flip.aopc(flip.curve(network, images, intact, order, noise, 4)).mean()
+             for place, order in orders.items()}
     seen = intact[:, 0].mean()
     assert areas[0] == pytest.approx(seen * 4 / 5)  # lost at the first step
     assert areas[7] == pytest.approx(seen * 3 / 5)  # at the second
@@ -89,25 +96,30 @@ def test_perturbation_replaces_whole_regions_by_the_given_noise():
     assert not images.any()
     changed = state[0, ::16, ::16, 0]
     assert (state == 7).sum() == 5 * 16 * 16 * 3
-    assert [tuple(place) for place in np.argwhere(changed)] == [(0, 0), (0, 1), (0, 2), (1, 1), (13, 13)]
+    assert [tuple(place) for place in np.argwhere(changed)] == [(0, 0), (0, 1), (0, 2), (1, 1),
+        (13, 13)]
 
 
 def test_scores_of_a_network_that_reads_its_middle_rank_the_middle_first(tmp_path, monkeypatch):
     vgg = shrink(monkeypatch)
-    arrays = {name: np.abs(values) for name, values in random_weights().items()}  # so that no unit is dead
+    # so that no unit is dead
+    arrays = {name: np.abs(values) for name, values in random_weights().items()}
     kernel = np.zeros([7, 7, 4, 6], np.float32)
     kernel[3, 3] = arrays['fc1/kernel'].reshape(7, 7, 4, 6)[3, 3]
     arrays['fc1/kernel'] = kernel.reshape(-1, 6)
     np.savez(tmp_path / 'middle.npz', **arrays)
-    explainer = vgg.explainer.Explainer(vgg.network.open_network(tmp_path / 'middle.npz', preprocessing='caffe'), ['deep-taylor'], gradient=True)
+    explainer = vgg.explainer.Explainer(vgg.network.open_network(tmp_path / 'middle.npz',
+        preprocessing='caffe'), ['deep-taylor'], gradient=True)
     images = np.random.default_rng(0).integers(0, 256, [2, 224, 224, 3], np.uint8)
     scores = vgg.flip.scores(explainer, images)
     assert list(scores) == ['deep-taylor', 'gradient x input', 'edges', 'centre']
-    assert set(scores['centre'].argmax(1)) <= {6 * 14 + 6, 6 * 14 + 7, 7 * 14 + 6, 7 * 14 + 7} and scores['centre'][0].argmin() in (0, 13, 182, 195)
+    assert set(scores['centre'].argmax(1)) <= {6 * 14 + 6, 6 * 14 + 7, 7 * 14 + 6, 7 * 14 + 7}
+    assert scores['centre'][0].argmin() in (0, 13, 182, 195)
     share = np.abs(scores['deep-taylor']).reshape(-1, 14, 14)
     assert (share[:, 2:12, 2:12].sum((1, 2)) > 0.9 * share.sum((1, 2))).all()
     assert (share[:, 6:8, 6:8].mean((1, 2)) > 5 * share.mean((1, 2))).all()
-    bright = list(np.random.default_rng(1).integers(200, 256, [3, 224, 224, 3], np.uint8))  # noise darkens, so the logit falls
+    # noise darkens, so the logit falls
+    bright = list(np.random.default_rng(1).integers(200, 256, [3, 224, 224, 3], np.uint8))
     results = vgg.flip.measure(explainer, bright, 2, 4, 0)
     assert {logits.shape for logits in results.values()} == {(5, 3)}
     areas = {key: vgg.flip.aopc(logits).mean() for key, logits in results.items()}
@@ -116,18 +128,21 @@ def test_scores_of_a_network_that_reads_its_middle_rank_the_middle_first(tmp_pat
     same = vgg.flip.measure(explainer, bright, 3, 4, 0)  # whatever the batch
     for key in same:
         np.testing.assert_allclose(same[key], results[key], rtol=1e-5)
-    drawn = [vgg.flip.measure(explainer, bright[:1], 1, 4, seed)['random', 'most'] for seed in (0, 1)]
+    drawn = [vgg.flip.measure(explainer, bright[:1], 1, 4, seed)['random', 'most']
+             for seed in (0, 1)]
     assert np.abs(drawn[0] - drawn[1]).max() > 0
     twice = vgg.flip.measure(explainer, bright[:1], 1, 4, 0, repeats=2)['random', 'most']
     assert np.abs(twice - drawn[0]).max() > 0 and twice.shape == (5, 1)
 
 
 def test_mnist_script_puts_the_rules_ahead_of_random(small, logdir, tmp_path):
-    options = ['--data', small, '--logdir', logdir, '--results', tmp_path / 'r', '--digits', 30, '--steps', 20, '--seed', 3]
+    options = ['--data', small, '--logdir', logdir, '--results', tmp_path / 'r', '--digits', 30,
+               '--steps', 20, '--seed', 3]
     printed = succeed('mnist/flip.py', *options, cwd=tmp_path)
     lines = [line.split() for line in printed.splitlines() if line.endswith('%')]
     areas = {' '.join(words[:-9]): float(words[-9]) for words in lines}
-    assert set(areas) == {'deep-taylor', 'zplus', 'epsilon', 'gradient x input', 'gradient magnitude', 'random', 'random ink', 'brightness'}
+    assert set(areas) == {'deep-taylor', 'zplus', 'epsilon', 'gradient x input',
+                          'gradient magnitude', 'random', 'random ink', 'brightness'}
     for words in lines:  # 95 % intervals hold the mean
         for mean, low, high in (words[-9:-6], words[-6:-3]):
             assert float(low[1:-1]) <= float(mean) <= float(high[:-1])
@@ -138,11 +153,13 @@ def test_mnist_script_puts_the_rules_ahead_of_random(small, logdir, tmp_path):
     assert (tmp_path / 'r' / 'flipping.txt').read_text() in printed
     alone = succeed('mnist/flip.py', *options, '--rule', 'zplus', cwd=tmp_path)
     alone = {tuple(line.split()) for line in alone.splitlines() if line.endswith('%')}
-    assert len(alone) == 6 and alone <= set(map(tuple, lines))  # a method's numbers do not depend on the rules beside it
+    # a method's numbers do not depend on the rules beside it
+    assert len(alone) == 6 and alone <= set(map(tuple, lines))
 
 
 @pytest.mark.parametrize('options, reason', [
-    (['--steps', 197], 'a digit has pixels for 196'), (['--steps', 0], '--steps: 0 is not a whole number from 1'),
+    (['--steps', 197], 'a digit has pixels for 196'),
+    (['--steps', 0], '--steps: 0 is not a whole number from 1'),
     (['--digits', 10001], 'the test set has 10000'), (['--rule', 'lrp'], 'invalid choice'),
 ])
 def test_mnist_script_refuses(refused, logdir, tmp_path, options, reason):
@@ -151,12 +168,15 @@ def test_mnist_script_refuses(refused, logdir, tmp_path, options, reason):
 
 @pytest.fixture
 def small_vgg(tmp_path, monkeypatch):
-    """The scripts of vgg/ with a small network, its weight file, two photographs and one file that is none."""
+    """The scripts of vgg/ with a small network, its weight file, two photographs and one file that
+    is none."""
     vgg = shrink(monkeypatch)
     np.savez(tmp_path / 'small.npz', **random_weights())
     (tmp_path / 'broken.jpg').write_text('no picture')
-    paths = [photograph(tmp_path / 'a.png', seed=1), photograph(tmp_path / 'b.png', seed=2), tmp_path / 'broken.jpg']
-    return vgg, [*paths, '--weights', tmp_path / 'small.npz', '--preprocessing', 'caffe', '--results', tmp_path / 'r']
+    paths = [photograph(tmp_path / 'a.png', seed=1), photograph(tmp_path / 'b.png', seed=2),
+             tmp_path / 'broken.jpg']
+    return vgg, [*paths, '--weights', tmp_path / 'small.npz', '--preprocessing', 'caffe',
+                 '--results', tmp_path / 'r']
 
 
 def test_vgg_flipping_script(small_vgg, tmp_path, capsys):
@@ -164,23 +184,31 @@ def test_vgg_flipping_script(small_vgg, tmp_path, capsys):
     options += ['--steps', 3, '--rule', 'deep-taylor', 'epsilon', '--seed', 5]
     results = [run(vgg.flip.main, capsys, *options) for _ in range(2)]
     assert results[0].status == 1 and 'broken.jpg' in results[0].err[-1]
-    tables = [[line for line in result.out if line.endswith(']') or 'distinguishable' in line] for result in results]
+    tables = [[line for line in result.out if line.endswith(']') or 'distinguishable' in line]
+              for result in results]
     assert len(tables[0]) == 6 + 2 and tables[0] == tables[1]
-    assert not any('\b' in line or '\x1b' in line for line in results[0].out)  # no bar where there is no terminal
+    # no bar where there is no terminal
+    assert not any('\b' in line or '\x1b' in line for line in results[0].out)
     assert width(tmp_path / 'r' / 'flipping.png') > 1000
     assert (tmp_path / 'r' / 'flipping.txt').read_text().splitlines()[2:] == tables[1]
 
 
 def test_randomising_script(small_vgg, tmp_path, capsys):
     vgg, options = small_vgg
-    results = [run(vgg.randomise.main, capsys, *options, '--rule', 'deep-taylor', 'epsilon', '--draws', 2) for _ in range(2)]
+    results = [run(vgg.randomise.main, capsys, *options, '--rule', 'deep-taylor', 'epsilon',
+                   '--draws', 2) for _ in range(2)]
     assert results[0].status == 1 and 'broken.jpg' in results[0].err[-1]
     start = next(i for i, line in enumerate(results[0].out) if 'random down to' in line)
     tables = results[0].out[start:start + 34]
-    assert tables == results[1].out[start:start + 34] and [tables[0].split(',')[0].strip(), tables[17].split(',')[0].strip()] == ['as it is', 'absolute']
+    assert tables == results[1].out[start:start + 34]
+    assert [tables[0].split(',')[0].strip(), tables[17].split(',')[0].strip()] == ['as it is',
+        'absolute']
     for k in (0, 17):
-        table = {line.split()[0]: list(map(float, line.split()[1::4])) for line in tables[k + 1:k + 17]}
-        assert list(table)[:3] == ['intact', 'predictions', 'fc1'] and list(table)[-1] == 'block1_conv1' and len(table) == 16
+        table = {line.split()[0]: list(map(float, line.split()[1::4]))
+                 for line in tables[k + 1:k + 17]}
+        assert list(table)[:3] == ['intact', 'predictions', 'fc1']
+        assert list(table)[-1] == 'block1_conv1'
+        assert len(table) == 16
         assert table['intact'] == [1, 1] and abs(table['block1_conv1'][1]) < 0.5
     assert width(tmp_path / 'r' / 'randomise.png') > 1000
     assert (tmp_path / 'r' / 'randomise.txt').read_text().splitlines()[1:] == tables
@@ -190,20 +218,25 @@ def test_no_readable_picture_is_a_failure_of_that_picture_only(small_vgg, tmp_pa
     vgg, options = small_vgg
     for script in (vgg.flip, vgg.randomise):
         result = run(script.main, capsys, *options[2:])
-        assert result.status == 1 and len(result.err) == 1 and not (tmp_path / 'r' / 'flipping.png').exists()
+        assert result.status == 1
+        assert len(result.err) == 1
+        assert not (tmp_path / 'r' / 'flipping.png').exists()
 
 
 def test_permuting_makes_another_network_of_the_same_weights(tmp_path, monkeypatch):
     vgg = shrink(monkeypatch)
     np.savez(tmp_path / 'small.npz', **random_weights())
-    explainer = vgg.explainer.Explainer(vgg.network.open_network(tmp_path / 'small.npz', preprocessing='caffe'), ['deep-taylor'])
+    explainer = vgg.explainer.Explainer(vgg.network.open_network(tmp_path / 'small.npz',
+        preprocessing='caffe'), ['deep-taylor'])
     images = np.random.default_rng(0).integers(0, 256, [2, 224, 224, 3], np.uint8)
 
     def weights():
         return {name: explainer.read(name) for name in explainer.variables}
 
     before, logits = weights(), explainer.classify(images)
-    explainer.replace('block3_conv2', *vgg.randomise.randomised(*explainer.read('block3_conv2'), 'permute', np.random.default_rng(0)))
+    explainer.replace('block3_conv2',
+                      *vgg.randomise.randomised(*explainer.read('block3_conv2'), 'permute',
+                                                np.random.default_rng(0)))
     after = weights()
     assert np.abs(explainer.classify(images) - logits).max() > 0.01 * np.abs(logits).max()
     changed = [name for name in before if (before[name][0] != after[name][0]).any()]
@@ -211,12 +244,15 @@ def test_permuting_makes_another_network_of_the_same_weights(tmp_path, monkeypat
     w, permuted = (values['block3_conv2'][0].reshape(-1, 3) for values in (before, after))
     assert (np.sort(w, 0) == np.sort(permuted, 0)).all() and (w != permuted).mean() > 0.5
     positive, = explainer.weights['block3_conv2'].kept
-    np.testing.assert_array_equal(explainer.session.run(positive), np.maximum(after['block3_conv2'][0], 0))  # what z+ derives
+    # what z+ derives
+    np.testing.assert_array_equal(explainer.session.run(positive),
+                                  np.maximum(after['block3_conv2'][0], 0))
     np.testing.assert_array_equal(after['block3_conv2'][1], before['block3_conv2'][1])
 
 
 def test_redrawing_makes_weights_as_a_network_starts_with():
-    """He et al. 2015: of mean 0 and variance 2 / inputs, biases 0; two logits -z and z stay that."""
+    """He et al. 2015: of mean 0 and variance 2 / inputs, biases 0; two logits -z and z stay
+    that."""
     randomised, rng = scripts('vgg').randomise.randomised, np.random.default_rng(0)
     w, b = randomised(np.ones((3, 3, 50, 40), np.float32), np.ones(40, np.float32), 'redraw', rng)
     assert w.dtype == np.float32 and w.shape == (3, 3, 50, 40) and not b.any()
@@ -228,24 +264,30 @@ def test_redrawing_makes_weights_as_a_network_starts_with():
 
 def test_randomising_leaves_the_network_as_it_was(small_vgg, tmp_path):
     vgg, _ = small_vgg
-    explainer = vgg.explainer.Explainer(vgg.network.open_network(tmp_path / 'small.npz', preprocessing='caffe'), ['deep-taylor', 'epsilon'])
+    explainer = vgg.explainer.Explainer(vgg.network.open_network(tmp_path / 'small.npz',
+        preprocessing='caffe'), ['deep-taylor', 'epsilon'])
     images = list(np.random.default_rng(0).integers(0, 256, [2, 224, 224, 3], np.uint8))
     before = explainer(np.stack(images), [-1, -1])
-    found, shown = vgg.randomise.cascade(explainer, ['deep-taylor', 'epsilon'], images, 2, 'redraw', 2, 0)
+    found, shown = vgg.randomise.cascade(explainer, ['deep-taylor', 'epsilon'], images, 2,
+                                         'redraw', 2, 0)
     after = explainer(np.stack(images), [-1, -1])
     for rule, r in before.relevance.items():
         np.testing.assert_array_equal(r, after.relevance[rule])
-    assert {values['epsilon'].shape for values in found.values()} == {(2, 2, 2)} and shown['fc1']['epsilon'].shape == (224, 224)
+    assert {values['epsilon'].shape for values in found.values()} == {(2, 2, 2)}
+    assert shown['fc1']['epsilon'].shape == (224, 224)
     one, other = found['block5_conv3']['epsilon'][0]
     assert np.abs(one - other).max() > 0  # each draw is one of its own
     *_, last = found
-    assert (found[last]['deep-taylor'][1] >= found[last]['deep-taylor'][0] - 1e-9).all()  # never negative: absolute is as it is
+    # never negative: absolute is as it is
+    assert (found[last]['deep-taylor'][1] >= found[last]['deep-taylor'][0] - 1e-9).all()
 
 
 def test_spearman_by_hand():
     spearman = scripts('vgg').chance.spearman
     x = np.array([[1.0, 5.0], [2.0, 9.0]])
     assert spearman(x, x ** 3) == pytest.approx(1) and spearman(x, -x) == pytest.approx(-1)
-    assert spearman(np.array([1, 2, 3, 4, 5]), np.array([2, 1, 4, 3, 5])) == pytest.approx(0.8)  # 1 - 6 * 4 / (5 * 24)
-    assert spearman(np.array([1, 1, 2]), np.array([1, 2, 3])) == pytest.approx(3 ** 0.5 / 2)  # ties share a rank: 1.5 1.5 3
+    # 1 - 6 * 4 / (5 * 24)
+    assert spearman(np.array([1, 2, 3, 4, 5]), np.array([2, 1, 4, 3, 5])) == pytest.approx(0.8)
+    # ties share a rank: 1.5 1.5 3
+    assert spearman(np.array([1, 1, 2]), np.array([1, 2, 3])) == pytest.approx(3 ** 0.5 / 2)
     assert spearman(x, np.zeros([2, 2])) == 0

@@ -1,4 +1,5 @@
-"""vgg/frame.py: what is on the frame, what is lost with it, what it does to other pictures; on a network that reads its frame."""
+"""vgg/frame.py: what is on the frame, what is lost with it, what it does to other pictures; on a
+network that reads its frame."""
 from conftest import scripts
 import numpy as np
 from PIL import Image
@@ -11,55 +12,75 @@ SIDE, MARGIN = 8, 1  # pixels of the network's input and of the frame
 
 @pytest.fixture
 def reader(tmp_path):
-    """Options for a network of two classes: how bright the frame is, and the inside; two pictures of each class."""
+    """Options for a network of two classes: how bright the frame is, and the inside; two pictures
+    of each class."""
     keras = scripts('vgg').common.keras
-    model = keras.Sequential([keras.Input((SIDE, SIDE, 3)), keras.layers.Conv2D(2, SIDE, activation='relu'), keras.layers.Flatten(),
+    model = keras.Sequential([keras.Input((SIDE, SIDE, 3)),
+                              keras.layers.Conv2D(2, SIDE, activation='relu'),
+                              keras.layers.Flatten(),
                               keras.layers.Dense(2)])
     place = frame.frame_of((SIDE, SIDE), MARGIN)
     kernel = np.zeros((SIDE, SIDE, 3, 2), np.float32)
     kernel[place, :, 0] = kernel[~place, :, 1] = 1
     model.set_weights([kernel, np.zeros(2), np.eye(2), np.zeros(2)])
     model.save(tmp_path / 'reader.keras')
-    for name, on_frame, inside in ('framed', 255, 51), ('dim', 204, 0), ('plain', 51, 255), ('grey', 51, 153):
-        Image.fromarray(np.uint8(np.where(place, on_frame, inside))).convert('RGB').save(tmp_path / f'{name}.png')
-    return ['--weights', tmp_path / 'reader.keras', '--preprocessing', 'unit', '--results', tmp_path / 'r', '--margin', MARGIN]
+    for name, on_frame, inside in ('framed', 255, 51), ('dim', 204, 0), ('plain', 51,
+        255), ('grey', 51, 153):
+        Image.fromarray(np.uint8(np.where(place, on_frame, inside))).convert('RGB').save(tmp_path
+            / f'{name}.png')
+    return ['--weights', tmp_path / 'reader.keras', '--preprocessing', 'unit', '--results',
+            tmp_path / 'r', '--margin', MARGIN]
 
 
 def row(lines, start):
     """The numbers of the line that starts so."""
     line, = [line for line in lines if line.startswith(start)]
-    return [float(word) for word in line[len(start):].replace('[', ' ').replace(']', ' ').replace(',', ' ').split()
+    return [float(word) for word in line[len(start):].replace('[', ' ').replace(']',
+        ' ').replace(',', ' ').split()
             if word.lstrip('-').replace('.', '').isdigit()]
 
 
 def test_a_class_that_hangs_on_its_frame(reader, capsys, tmp_path):
-    """All that speaks for the class of framed.png is on the frame and is lost with it, down to what lay inside; plain.png loses
-    nothing. The frame, three colours of 28 pixels, brings the class into other pictures; one of their own colour does not."""
+    """All that speaks for the class of framed.png is on the frame and is lost with it, down to what
+    lay inside; plain.png loses nothing. The frame, three colours of 28 pixels, brings the class
+    into other pictures; one of their own colour does not."""
     framed, plain, grey = (tmp_path / f'{name}.png' for name in ('framed', 'plain', 'grey'))
-    end = run(frame.main, capsys, framed, *reader, '--others', plain, grey, framed, '--rule', 'zplus')
+    end = run(frame.main, capsys, framed, *reader, '--others', plain, grey, framed, '--rule',
+              'zplus')
     assert end.status == 0 and not end.err
     first, second, third, dark = 3 * 28, 3 * 36, 3 * 36 * 0.6, 0.2
-    assert row(end.out, 'class 0')[:4] == pytest.approx([first, (1 - dark) * first, (1 - dark) * first, 1], abs=0.01)
-    assert row(end.out, 'mean of 2 others')[::3][:3] == pytest.approx([(second + third) / 2, 0, 0], abs=0.01)
+    assert row(end.out, 'class 0')[:4] == pytest.approx([first, (1 - dark) * first,
+        (1 - dark) * first, 1], abs=0.01)
+    assert row(end.out, 'mean of 2 others')[::3][:3] == pytest.approx([(second + third) / 2, 0, 0],
+        abs=0.01)
     gain, = [line for line in end.out if 'around 2 others' in line]
     rise = f'{(1 - dark) * first:.2f}'
-    assert f'gains {rise} [{rise}, {rise}]' in gain and 'plain frame 0.00 [0.00, 0.00]' in gain and f'difference {rise}' in gain
+    assert f'gains {rise} [{rise}, {rise}]' in gain
+    assert 'plain frame 0.00 [0.00, 0.00]' in gain
+    assert f'difference {rise}' in gain
 
 
 def test_pictures_are_enlarged_and_framed():
     image = np.arange(36, dtype=np.uint8).reshape(6, 6, 1)
-    np.testing.assert_array_equal(frame.cut(np.repeat(np.repeat(image, 2, 0), 2, 1), 2)[[1, 1, -2, -2], [1, -2, 1, -2]], image[[1, 1, 4, 4], [1, 4, 1, 4]])
+    np.testing.assert_array_equal(frame.cut(np.repeat(np.repeat(image, 2, 0), 2, 1),
+                                            2)[[1, 1, -2, -2], [1, -2, 1, -2]],
+                                            image[[1, 1, 4, 4], [1, 4, 1, 4]])
     other = np.full((6, 6, 1), 99, np.uint8)
     inside = frame.framed(other, image, 2)
-    assert (inside[2:4, 2:4] == 99).all() and (inside[frame.frame_of((6, 6), 2)] == image[frame.frame_of((6, 6), 2)]).all()
+    assert (inside[2:4, 2:4] == 99).all()
+    assert (inside[frame.frame_of((6, 6), 2)] == image[frame.frame_of((6, 6), 2)]).all()
     assert frame.frame_of((6, 6), 2).sum() == 32
     over = frame.painted(image, 2)
-    assert (over[2:4, 2:4] == image[2:4, 2:4]).all() and (over[frame.frame_of((6, 6), 2)] == 18).all()  # (14 + 15 + 20 + 21) / 4, rounded to even
+    # (14 + 15 + 20 + 21) / 4, rounded to even
+    assert (over[2:4, 2:4] == image[2:4, 2:4]).all()
+    assert (over[frame.frame_of((6, 6), 2)] == 18).all()
 
 
 def test_share_counts_what_is_positive():
     r = np.array([[[3, -9], [1, 0]], [[-1, -1], [-1, 0]]], float)
-    np.testing.assert_allclose([frame.share_within(each, np.array([[True, True], [False, False]])) for each in r], [0.75, np.nan])
+    np.testing.assert_allclose([frame.share_within(each,
+                                                   np.array([[True, True], [False, False]]))
+                                                   for each in r], [0.75, np.nan])
     smaller = np.zeros((4, 4))  # of pictures of 8x8 pixels
     smaller[0, 1], smaller[1, 1] = 1, 3
     assert frame.on_frame(smaller, 2, 8) == 0.25
@@ -77,19 +98,23 @@ def test_rank_correlation_and_its_interval():
 
 
 def test_copies_are_no_evidence(reader, capsys, tmp_path):
-    """Neither of the pictures nor among the others; what is not positive has no share of it to lose."""
+    """Neither of the pictures nor among the others; what is not positive has no share of it to
+    lose."""
     framed, plain, grey = (tmp_path / f'{name}.png' for name in ('framed', 'plain', 'grey'))
     tables = []
     for others in ([plain, grey], [plain, grey, framed, plain, grey]):
         end = run(frame.main, capsys, framed, *reader, '--others', *others)
         tables.append([line for line in end.out if 'others' in line or 'rank' in line])
-    assert tables[0] == tables[1] and 'rank correlation over 3 pictures with a positive logit' in '\n'.join(tables[0])
+    assert tables[0] == tables[1]
+    assert 'rank correlation over 3 pictures with a positive logit' in '\n'.join(tables[0])
 
 
 def test_many_pictures_and_names_that_look_like_formulas(tmp_path):
     """The first eight are drawn."""
-    found = frame.Frames(np.zeros(300, int), np.ones((300, 3)), np.zeros((8, 2, 8, 8)), {'zplus': np.ones((300, 2))})
-    figure = frame.draw([np.zeros((8, 8, 3), np.uint8)] * 8, found, [r'$\foo$'], 'zplus', 1, np.arange(8, 300))
+    found = frame.Frames(np.zeros(300, int), np.ones((300, 3)), np.zeros((8, 2, 8, 8)),
+                         {'zplus': np.ones((300, 2))})
+    figure = frame.draw([np.zeros((8, 8, 3), np.uint8)] * 8, found, [r'$\foo$'], 'zplus', 1,
+                        np.arange(8, 300))
     figure.savefig(tmp_path / 'f.png')
     with Image.open(tmp_path / 'f.png') as picture:
         assert picture.size[1] < 2500
@@ -99,7 +124,8 @@ def test_alone_and_with_names_that_stand_twice(reader, capsys, tmp_path):
     """Without others no mean, no interval; two pictures of one class are told apart."""
     end = run(frame.main, capsys, tmp_path / 'framed.png', tmp_path / 'dim.png', *reader)
     assert end.status == 0 and 'mean of' not in '\n'.join(end.out)
-    assert row(end.out, 'class 0 (1)')[0] == 84 and row(end.out, 'class 0 (2)')[0] == pytest.approx(67.2, abs=0.01)
+    assert row(end.out, 'class 0 (1)')[0] == 84
+    assert row(end.out, 'class 0 (2)')[0] == pytest.approx(67.2, abs=0.01)
     with Image.open(tmp_path / 'r' / 'frame.png') as figure:
         assert min(figure.size) > 400
 
@@ -108,7 +134,8 @@ def test_wrong_usage_is_told(reader, capsys, tmp_path):
     picture = tmp_path / 'framed.png'
     end = run(frame.main, capsys, picture, *reader, '--margin', 4)
     assert end.status == 2 and len(end.err) == 1 and '--margin 4' in end.err[0]
-    end = run(frame.main, capsys, picture, *reader, '--others', tmp_path / 'none.png', tmp_path / 'plain.png')
+    end = run(frame.main, capsys, picture, *reader, '--others', tmp_path / 'none.png',
+              tmp_path / 'plain.png')
     assert end.status == 1 and len(end.err) == 1 and 'none.png' in end.err[0]
     (tmp_path / 'r' / 'frame.png').write_bytes(picture.read_bytes())
     end = run(frame.main, capsys, picture, *reader, '--others', tmp_path / 'r' / 'frame.png')
@@ -121,7 +148,8 @@ def network_that(path, *layers, side=32):
     """Saves a small network that begins with these layers."""
     keras = scripts('vgg').common.keras
     keras.utils.set_random_seed(0)
-    model = keras.Sequential([keras.Input((side, side, 3)), *layers, keras.layers.Conv2D(4, 1, activation='relu'), keras.layers.Flatten(),
+    model = keras.Sequential([keras.Input((side, side, 3)), *layers,
+                              keras.layers.Conv2D(4, 1, activation='relu'), keras.layers.Flatten(),
                               keras.layers.Dense(2, kernel_initializer='ones')])
     model.save(path)
     return path
@@ -141,7 +169,8 @@ def test_networks_that_cut_or_turn_pictures_are_refused(tmp_path, capsys, kind):
     steps = {'CenterCrop': [layers.CenterCrop(16, 16)], 'Permute': [layers.Permute((2, 1, 3))],
              'cut and enlarged': [layers.CenterCrop(16, 16), layers.Resizing(32, 32)]}[kind]
     weights = network_that(tmp_path / 'w.keras', layers.Rescaling(1 / 255), *steps)
-    options = [dot(tmp_path / 'dot.png', 110, 200), '--weights', weights, '--results', tmp_path / 'r']
+    options = [dot(tmp_path / 'dot.png', 110, 200), '--weights', weights, '--results',
+               tmp_path / 'r']
     end = run(vgg.lrp.main, capsys, *options, '--rule', 'zplus')
     assert end.status == 2 and len(end.err) == 1 and 'w.keras' in end.err[0]
 
@@ -150,7 +179,8 @@ def test_a_network_may_resize_pictures(tmp_path, capsys):
     """A white dot is red where it is drawn."""
     vgg, layers = scripts('vgg'), scripts('vgg').common.keras.layers
     weights = network_that(tmp_path / 'w.keras', layers.Rescaling(1 / 255), layers.Resizing(24, 24))
-    options = [dot(tmp_path / 'dot.png', 110, 200), '--weights', weights, '--results', tmp_path / 'r']
+    options = [dot(tmp_path / 'dot.png', 110, 200), '--weights', weights, '--results',
+               tmp_path / 'r']
     end = run(vgg.lrp.main, capsys, *options, '--rule', 'zplus', '--plain')
     assert end.status == 0 and not end.err
     plain = np.asarray(Image.open(tmp_path / 'r' / 'dot_zplus.png'), int)
@@ -160,17 +190,22 @@ def test_a_network_may_resize_pictures(tmp_path, capsys):
 
 
 def test_what_stands_in_place_of_a_heatmap_is_left(tmp_path, capsys):
-    """A picture of the user's that is called like one; but what a killed run has written is written again."""
+    """A picture of the user's that is called like one; but what a killed run has written is written
+    again."""
     vgg, weights = scripts('vgg'), network_that(tmp_path / 'w.keras')
     (tmp_path / 'r').mkdir()
     mine = dot(tmp_path / 'r' / 'dot_zplus.png', 50, 50)
     before = mine.read_bytes()
-    options = [dot(tmp_path / 'dot.png', 110, 200), '--weights', weights, '--preprocessing', 'unit', '--results', tmp_path / 'r',
+    options = [dot(tmp_path / 'dot.png', 110, 200), '--weights', weights, '--preprocessing',
+               'unit', '--results', tmp_path / 'r',
                '--rule', 'zplus', '--plain']
     end = run(vgg.lrp.main, capsys, *options)
-    assert end.status == 1 and 'dot_zplus.png exists and is not a result' in end.err[0] and mine.read_bytes() == before
+    assert end.status == 1
+    assert 'dot_zplus.png exists and is not a result' in end.err[0]
+    assert mine.read_bytes() == before
     mine.unlink()
     assert run(vgg.lrp.main, capsys, *options, '--save-relevance').status == 0
     (tmp_path / 'r' / 'dot.jpg').unlink()
     assert len(list((tmp_path / 'r').iterdir())) == 3
-    assert run(vgg.lrp.main, capsys, *options, '--save-relevance').status == 0 and (tmp_path / 'r' / 'dot.jpg').exists()
+    assert run(vgg.lrp.main, capsys, *options, '--save-relevance').status == 0
+    assert (tmp_path / 'r' / 'dot.jpg').exists()

@@ -13,7 +13,8 @@ from small_vgg import CLASSES, photograph, run, script_in
 
 @pytest.fixture
 def results(tmp_path, monkeypatch, capsys):
-    """Explains three pictures of a small network; two foreign files lie beside their results. Returns a function that runs the gallery."""
+    """Explains three pictures of a small network; two foreign files lie beside their results.
+    Returns a function that runs the gallery."""
     lrp = script_in(tmp_path, monkeypatch, capsys)
     for name in ('b.png', 'a&b.png', "it's ü.png"):
         photograph(Path('in') / name, seed=len(name))
@@ -32,21 +33,25 @@ def data_of(page):
 
 def test_page_and_table(results):
     end = results()
-    assert end.status == 0 and end.out == ['wrote results/index.html and results/results.csv: 3 pictures']
+    assert end.status == 0
+    assert end.out == ['wrote results/index.html and results/results.csv: 3 pictures']
     page = Path('results/index.html').read_text(encoding='utf-8')
     found = data_of(page)
     assert [each['name'] for each in found] == ['a&b.png', 'b.png', "it's ü.png"]
     assert [each['file'] for each in found] == ['a%26b.jpg', 'b.jpg', 'it%27s%20%C3%BC.jpg']
-    assert all(len(each['classes']) == 2 and each['rules'] == ['deep-taylor', 'epsilon'] and len(each['sums'][0]) == 2 for each in found)
+    assert all(len(each['classes']) == 2 and each['rules'] == ['deep-taylor', 'epsilon']
+               and len(each['sums'][0]) == 2 for each in found)
     assert 'http://' not in page and 'https://' not in page and 'src=' not in page  # no network
     with open('results/results.csv', newline='', encoding='utf-8') as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == 6 and {row['class'] for row in rows} <= set(CLASSES)
     for each in found:
         for k in range(2):
-            row, = [row for row in rows if Path(row['picture']).name == each['name'] and row['class'] == each['classes'][k]
+            row, = [row for row in rows if Path(row['picture']).name == each['name']
+                    and row['class'] == each['classes'][k]
                     and float(row['logit']) == each['logits'][k]]
-            assert float(row['probability']) == each['probabilities'][k] and float(row['sum epsilon']) == each['sums'][1][k]
+            assert float(row['probability']) == each['probabilities'][k]
+            assert float(row['sum epsilon']) == each['sums'][1][k]
 
 
 def test_records_alone_are_read(results):
@@ -55,12 +60,16 @@ def test_records_alone_are_read(results):
     Path('results/b.jpg').unlink()
     shutil.copytree('results', 'copy')
     end = results('copy')
-    assert '2 pictures' in end.out[0] and len(data_of(Path('copy/index.html').read_text(encoding='utf-8'))) == 2
+    assert '2 pictures' in end.out[0]
+    assert len(data_of(Path('copy/index.html').read_text(encoding='utf-8'))) == 2
 
 
 def test_nothing_in_a_name_is_run_by_the_page(results):
-    page = scripts('vgg').gallery.page([('x.jpg', {'picture': '/in/</script><script>alert(1)</script>.png', 'weights': '<b>', 'classes': ['</script>'],
-                                                   'probabilities': [1.0], 'logits': [2.0], 'targets': [0], 'relevance': {'epsilon': [1.0]}})])
+    page = scripts('vgg').gallery.page([('x.jpg',
+                                         {'picture': '/in/</script><script>alert(1)</script>.png',
+                                          'weights': '<b>', 'classes': ['</script>'],
+                                                   'probabilities': [1.0], 'logits': [2.0],
+                                        'targets': [0], 'relevance': {'epsilon': [1.0]}})])
     assert page.count('</script>') == 1 and '<b>' not in page
 
 
@@ -78,7 +87,8 @@ def test_folders_without_results(results, folder, word):
 
 def test_sheets_are_laid_out_as_the_page_cuts_them(results):
     """The page knows where vgg/lrp.py draws its panels."""
-    page, pictures = Path(scripts('vgg').gallery.__file__).with_suffix('.html').read_text(encoding='utf-8'), scripts('vgg').draw
+    page, pictures = Path(scripts('vgg').gallery.__file__).with_suffix('.html').read_text(encoding
+        ='utf-8'), scripts('vgg').draw
     assert f'GAP = 8, BAR = 28, HEIGHT = {pictures.HEIGHT}, COLUMNS = {pictures.COLUMNS}' in page
     with Image.open('results/b.jpg') as sheet:
         assert sheet.height == 2 * (28 + pictures.HEIGHT + 8) == pictures.sheet_height(2, 2)

@@ -1,4 +1,5 @@
-"""mnist/lrp.py: what is true of the relevance of a trained network, what is written, and how it fails."""
+"""mnist/lrp.py: what is true of the relevance of a trained network, what is written, and how it
+fails."""
 import shutil
 
 from conftest import RULES, fail, likeness, other_network, scripts, succeed, truncate
@@ -37,7 +38,8 @@ def test_deep_taylor_and_zplus_are_never_negative(explained):
 def test_relevance_of_black_pixels(explained, digits):
     """Black can speak for a class, says zB; the rules that weigh by the input give it nothing."""
     black = digits[0] == 0
-    assert not explained.relevance['zplus'][black].any() and not explained.relevance['epsilon'][black].any()
+    assert not explained.relevance['zplus'][black].any()
+    assert not explained.relevance['epsilon'][black].any()
     found = explained.relevance['deep-taylor']
     assert found[black].sum() > 0.05 * found.sum()
 
@@ -58,8 +60,10 @@ def test_target(explainer, explained, digits):
         logits, starts = results.logits[:, 3], results.sums[rule][:, -1]
         at_logit = (logits > 0) | (rule == 'epsilon')  # else at the evidence
         np.testing.assert_allclose(starts[at_logit], logits[at_logit], rtol=1e-6)
-        assert (~at_logit).sum() == 0 if rule == 'epsilon' else (starts > 0).all() and not at_logit.all()
-    np.testing.assert_allclose(results.sums['deep-taylor'][:, 0], results.started['deep-taylor'][:, 0], rtol=1e-4)
+        assert at_logit.all() == (rule == 'epsilon')
+        assert rule == 'epsilon' or (starts > 0).all()
+    np.testing.assert_allclose(results.sums['deep-taylor'][:, 0],
+                               results.started['deep-taylor'][:, 0], rtol=1e-4)
 
 
 def test_neighbours_in_the_batch_do_not_matter(explainer, explained, digits):
@@ -84,9 +88,11 @@ def test_graph_is_built_once_and_small(explainer, digits):
 
 def rows(printed, rule):
     """The lines of a rule's table: [[digit, seen as, target, logit, shares ...], ...]."""
-    table = printed.split(f'{rule}: sum of relevance / what it started from, at each layer\n')[1].split('\n\n')[0].split('\n')
+    title = f'{rule}: sum of relevance / what it started from, at each layer\n'
+    table = printed.split(title)[1].split('\n\n')[0].split('\n')
     assert table[0].split()[-len(LAYERS):] == LAYERS
-    return [[float(word) for word in line.split() if word not in ('logit', 'evidence')] for line in table[1:]]
+    return [[float(word) for word in line.split() if word not in ('logit', 'evidence')]
+            for line in table[1:]]
 
 
 def test_default_run(logdir, small, digits, tmp_path):
@@ -95,7 +101,8 @@ def test_default_run(logdir, small, digits, tmp_path):
     printed = succeed('mnist/lrp.py', '--rule', *RULES, '--data', small, '--logdir', logdir,
                       '--results', tmp_path / 'results', cwd=tmp_path / 'elsewhere')
     assert not list((tmp_path / 'elsewhere').iterdir())
-    assert {path.name for path in (tmp_path / 'results').iterdir()} == {f'{i}.jpg' for i in range(10)}
+    assert {path.name for path in (tmp_path / 'results').iterdir()} == {f'{i}.jpg'
+        for i in range(10)}
     tables = [rows(printed, rule) for rule in RULES]
     assert len(tables[0]) == 10
     for i, (index, seen_as, target, logit, *found) in enumerate(tables[0]):
@@ -125,14 +132,16 @@ def test_seed_decides_the_digits(explainer, digits):
 def test_saved_relevance(logdir, small, digits, tmp_path):
     indices = [141, 0, 7]
     options = ['--index', *indices, '--rule', *RULES, '--target', 3, '--save-relevance']
-    printed = succeed('mnist/lrp.py', *options, '--data', small, '--logdir', logdir, '--results', tmp_path,
+    printed = succeed('mnist/lrp.py', *options, '--data', small, '--logdir', logdir, '--results',
+                      tmp_path,
                       cwd=tmp_path)
     names = {path.name for path in tmp_path.iterdir()}
     assert names == {'relevance.npz', 'index_141.jpg', 'index_0.jpg', 'index_7.jpg'}
     with np.load(tmp_path / 'relevance.npz', allow_pickle=False) as file:
         saved = dict(file)
     pictures = ['images', *(f'relevance/{rule}' for rule in RULES)]
-    assert {name: (array.shape, array.dtype) for name, array in saved.items() if name != 'digits'} == {
+    assert {name: (array.shape, array.dtype) for name,
+            array in saved.items() if name != 'digits'} == {
         'targets': ((3,), np.int64), 'logits': ((3, 10), np.float32),
         **{name: ((3, 28, 28), np.float32) for name in pictures}}
     assert list(saved.pop('digits')) == [f'digit {i} of small.npz' for i in indices]
@@ -141,7 +150,8 @@ def test_saved_relevance(logdir, small, digits, tmp_path):
     assert not saved['relevance/zplus'][saved['images'] == 0].any()
     sums = {rule: saved[f'relevance/{rule}'].sum((1, 2), dtype=np.float64) for rule in RULES}
     for rule in RULES:
-        for row, index, logit, total in zip(rows(printed, rule), indices, saved['logits'][:, 3], sums[rule]):
+        for row, index, logit, total in zip(rows(printed, rule), indices, saved['logits'][:, 3],
+                                            sums[rule]):
             start = logit if logit > 0 or rule == 'epsilon' else row[3]  # else the evidence for a 3
             assert row[0] == index and row[2] == 3 and (start > 0 or rule == 'epsilon')
             assert row[3:5] == pytest.approx([start, total / start], abs=1e-3)
@@ -168,7 +178,8 @@ def test_all_digits(logdir, small, digits, explained, tmp_path):
 
 def test_no_trained_network_is_told(tiny, tmp_path):
     logdir = tmp_path / 'logs'
-    line = fail('mnist/lrp.py', '--data', tiny, '--logdir', logdir, '--results', tmp_path, cwd=tmp_path)
+    line = fail('mnist/lrp.py', '--data', tiny, '--logdir', logdir, '--results', tmp_path,
+                cwd=tmp_path)
     assert str(logdir) in line and 'train.py' in line
 
 
@@ -177,19 +188,22 @@ def test_damaged_network_is_refused(refused, logdir, tiny, tmp_path, part):
     for path in logdir.glob('best*'):
         shutil.copy(path, tmp_path)
     truncate(next(tmp_path.glob(f'best-*{part}')))
-    line = refused('mnist/lrp.py', '--data', tiny, '--logdir', tmp_path, '--results', tmp_path / 'results')
+    line = refused('mnist/lrp.py', '--data', tiny, '--logdir', tmp_path, '--results',
+                   tmp_path / 'results')
     assert str(tmp_path / 'best-') in line and 'damaged' in line
 
 
 def test_network_whose_files_are_gone_is_refused(refused, logdir, tiny, tmp_path):
     shutil.copy(logdir / 'best_checkpoint', tmp_path)
-    line = refused('mnist/lrp.py', '--data', tiny, '--logdir', tmp_path, '--results', tmp_path / 'results')
+    line = refused('mnist/lrp.py', '--data', tiny, '--logdir', tmp_path, '--results',
+                   tmp_path / 'results')
     assert str(tmp_path) in line
 
 
 def test_another_network_is_refused(refused, tiny, tmp_path):
     other_network(tmp_path, 'best_checkpoint')
-    line = refused('mnist/lrp.py', '--data', tiny, '--logdir', tmp_path, '--results', tmp_path / 'results')
+    line = refused('mnist/lrp.py', '--data', tiny, '--logdir', tmp_path, '--results',
+                   tmp_path / 'results')
     assert 'another network' in line and 'conv1/kernel' in line
 
 
@@ -253,7 +267,9 @@ def test_other_files_are_never_replaced(logdir, small, tmp_path, capsys):
 
 
 @pytest.mark.parametrize('options, name', [(['--image', 'own/7.jpg', '--results', 'own'], '7.jpg'),
-                                           (['--index', '0', '--save-relevance', '--data', 'own/relevance.npz', '--results', 'own'], 'relevance.npz')])
+                                           (['--index', '0', '--save-relevance', '--data',
+                                             'own/relevance.npz', '--results', 'own'],
+                                             'relevance.npz')])
 def test_inputs_are_never_overwritten(refused, logdir, small, tmp_path, monkeypatch, options, name):
     monkeypatch.chdir(tmp_path)
     (tmp_path / 'own').mkdir()
@@ -270,5 +286,6 @@ def test_numbers_that_are_not_finite_are_not_drawn(refused, logdir, small, tmp_p
     explain = explainer.__call__
     monkeypatch.setattr(explainer, '__call__', lambda *arguments: (
         found := explain(*arguments))._replace(logits=found.logits * np.nan))
-    line = refused('mnist/lrp.py', '--index', '3', '--data', small, '--logdir', logdir, '--results', tmp_path / 'r')
+    line = refused('mnist/lrp.py', '--index', '3', '--data', small, '--logdir', logdir,
+                   '--results', tmp_path / 'r')
     assert 'not finite' in line and not list((tmp_path / 'r').iterdir())

@@ -1,8 +1,10 @@
-"""mnist/lrp.py --image on photographs of handwritten digits: ink on paper, unevenly lit, seen by a phone's camera.
+"""mnist/lrp.py --image on photographs of handwritten digits: ink on paper, unevenly lit, seen by a
+phone's camera.
 
-The photographs are rendered from MNIST's test digits: each is written anew with a pen of some width, turned, laid small and
-off-centre on paper, lit, blurred, given a sensor's noise and stored as JPEG. Only digits that the network sees rightly in MNIST's
-own form are taken, so that what is counted is the reading of the picture and not the network.
+The photographs are rendered from MNIST's test digits: each is written anew with a pen of some
+width, turned, laid small and off-centre on paper, lit, blurred, given a sensor's noise and stored
+as JPEG. Only digits that the network sees rightly in MNIST's own form are taken, so that what is
+counted is the reading of the picture and not the network.
 """
 import io
 
@@ -44,22 +46,26 @@ CONDITIONS = {  # what differs from MNIST's strokes on plain paper, in flat ligh
 
 
 def written(image, width):
-    """The digit [28, 28] uint8 as a pen of this width writes it: ink [h, w] in [0, 1], the digit's longer side about 160 pixels."""
+    """The digit [28, 28] uint8 as a pen of this width writes it: ink [h, w] in [0, 1], the digit's
+    longer side about 160 pixels."""
     ys, xs = np.nonzero(image > 60)
     image = np.pad(image[ys.min():ys.max() + 1, xs.min():xs.max() + 1], 4)
     scale = 160 / (max(image.shape) - 8)
-    large = Image.fromarray(image).resize([round(scale * side) for side in image.shape[::-1]], Image.Resampling.BICUBIC)
+    large = Image.fromarray(image).resize([round(scale * side) for side in image.shape[::-1]],
+                                          Image.Resampling.BICUBIC)
     if not width:
         return np.float32(large) / 255
     shape = large.filter(ImageFilter.GaussianBlur(3)).point(lambda v: 255 * (v > 80))
     depth = np.zeros(np.shape(shape), np.uint8)
     skeleton = np.zeros(np.shape(shape), bool)
-    while shape.getbbox():  # what an opening takes away from each erosion of the strokes (Lantuejoul 1980)
+    # what an opening takes away from each erosion of the strokes (Lantuejoul 1980)
+    while shape.getbbox():
         depth += np.asarray(shape) > 0
         smaller = shape.filter(ImageFilter.MinFilter(3))
         skeleton |= np.asarray(shape) > np.asarray(smaller.filter(ImageFilter.MaxFilter(3)))
         shape = smaller
-    skeleton &= depth > 0.7 * np.asarray(Image.fromarray(depth).filter(ImageFilter.MaxFilter(11)))  # not the spurs to its corners
+    # not the spurs to its corners
+    skeleton &= depth > 0.7 * np.asarray(Image.fromarray(depth).filter(ImageFilter.MaxFilter(11)))
     y, x = (np.fft.fftfreq(side, 1 / side) for side in skeleton.shape)
     nib = np.fft.rfft2(np.hypot(y[:, None], x) <= width * 80)
     return np.float32(np.fft.irfft2(np.fft.rfft2(skeleton) * nib, skeleton.shape) > 0.5)
@@ -69,7 +75,8 @@ def grain(rng, height, width):
     """The paper's own unevenness [h, w], standard deviation 1: spots of several sizes."""
     total = np.zeros((height, width), np.float32)
     for cells in 12, 50, 200:
-        spots = Image.fromarray(rng.normal(0, 1, (cells * height // width + 1, cells)).astype(np.float32))
+        spots = Image.fromarray(rng.normal(0, 1,
+                                           (cells * height // width + 1, cells)).astype(np.float32))
         total += np.asarray(spots.resize((width, height), Image.Resampling.BICUBIC))
     return total / total.std()
 
@@ -81,7 +88,8 @@ def lines(y, x, angle, spacing, width):
 
 
 def lit(rng, y, x, centre, fall, vignette, shadow, softness, across):
-    """The light [h, w]: at most 1, falling off in some direction, to the corners, or where something stands before it."""
+    """The light [h, w]: at most 1, falling off in some direction, to the corners, or where
+    something stands before it."""
     height, width = y.size, x.size
     angle = rng.uniform(0, 2 * np.pi)
     along = y * np.sin(angle) + x * np.cos(angle)
@@ -91,11 +99,13 @@ def lit(rng, y, x, centre, fall, vignette, shadow, softness, across):
         angle = rng.uniform(0, 2 * np.pi)
         at = centre if across else rng.uniform(0.2, 0.8, 2) * (height, width)
         beyond = (y - at[0]) * np.sin(angle) + (x - at[1]) * np.cos(angle)
-        light = light * (1 - shadow / (1 + np.exp(-np.clip(beyond / (softness * width + 0.5), -50, 50))))
+        light = light * (1 - shadow
+                         / (1 + np.exp(-np.clip(beyond / (softness * width + 0.5), -50, 50))))
     return light
 
 
-def photograph(image, rng, *, pen='mnist', paper=0.88, rules=None, side=800, size=(0.08, 0.2), fall=0., vignette=0., shadow=0.,
+def photograph(image, rng, *, pen='mnist', paper=0.88, rules=None, side=800, size=(0.08, 0.2),
+               fall=0., vignette=0., shadow=0.,
                softness=0., across=False, blur=0.8, noise=0.015, quality=85):
     """A photograph, as a file in memory, of the digits in `image`, a list of [28, 28] uint8."""
     height, width = (side, round(side * 0.75)) if rng.random() < 0.5 else (round(side * 0.75), side)
@@ -112,22 +122,29 @@ def photograph(image, rng, *, pen='mnist', paper=0.88, rules=None, side=800, siz
         colour = colour * (1 - cover[..., None] * (1 - tint))
     ink, centre = np.zeros((height, width), np.float32), None
     for one in image:
-        strokes = Image.fromarray(written(one, PENS[pen][0] and PENS[pen][0] * rng.uniform(0.85, 1.15)))
+        strokes = Image.fromarray(written(one,
+                                          PENS[pen][0] and PENS[pen][0] * rng.uniform(0.85, 1.15)))
         scale = rng.uniform(*size) * side / 160
-        strokes = strokes.resize([max(1, round(scale * n)) for n in strokes.size], Image.Resampling.BOX if scale < 1 else 2)
-        strokes = np.asarray(strokes.rotate(rng.uniform(-12, 12), Image.Resampling.BICUBIC, expand=True))
+        strokes = strokes.resize([max(1, round(scale * n)) for n in strokes.size],
+                                 Image.Resampling.BOX if scale < 1 else 2)
+        strokes = np.asarray(strokes.rotate(rng.uniform(-12, 12), Image.Resampling.BICUBIC,
+                                            expand=True))
         h, w = strokes.shape
         while True:
             top, left = rng.integers(1, height - h - 1), rng.integers(1, width - w - 1)
-            if not ink[max(0, top - h // 3):top + h + h // 3, max(0, left - w // 3):left + w + w // 3].any():
+            if not ink[max(0, top - h // 3):top + h + h // 3,
+                       max(0, left - w // 3):left + w + w // 3].any():
                 break
         ink[top:top + h, left:left + w] = np.clip(strokes, 0, 1)
         centre = top + h / 2, left + w / 2
     ink = ink[..., None] * np.float32(0.92)
     colour = colour * (1 - ink) + np.float32(PENS[pen][1]) * ink
     colour = colour * lit(rng, y, x, centre, fall, vignette, shadow, softness, across)[..., None]
-    picture = Image.fromarray(np.uint8(np.clip(255 * colour, 0, 255))).filter(ImageFilter.GaussianBlur(blur * side / 800))
-    pixels = np.asarray(picture) + 255 * noise * rng.normal(0, 1, (height, width, 3)).astype(np.float32)
+    picture = Image.fromarray(np.uint8(np.clip(255 * colour, 0,
+                                               255))).filter(ImageFilter.GaussianBlur(blur * side
+                                                   / 800))
+    pixels = np.asarray(picture) + 255 * noise * rng.normal(0, 1,
+        (height, width, 3)).astype(np.float32)
     file = io.BytesIO()
     Image.fromarray(np.uint8(np.clip(pixels, 0, 255))).save(file, 'jpeg', quality=quality)
     return file
@@ -141,7 +158,8 @@ def photographs(images, condition, seed):
 
 
 def score(classify, images, condition, seed):
-    """How many digits [n, 28, 28] the network sees in their photographs as it sees them in MNIST's own form."""
+    """How many digits [n, 28, 28] the network sees in their photographs as it sees them in MNIST's
+    own form."""
     expected = classify(images / np.float32(255)).argmax(1)
     right = 0
     for file, truth in zip(photographs(images, condition, seed), expected):
@@ -162,25 +180,32 @@ def seen(explainer, explained, digits):
 
 
 @pytest.mark.parametrize('condition, least', [
-    ('flat', 11), ('fall-off', 11), ('strong fall-off', 11), ('shadow', 11), ('shadow across the digit', 10), ('vignette', 11),
-    ('ballpoint', 9), ('pencil', 9), ('marker', 9), ('ruled', 11), ('squared', 11), ('blackboard', 9), ('noisy', 11), ('few pixels', 11)])
+    ('flat', 11), ('fall-off', 11), ('strong fall-off', 11), ('shadow', 11),
+    ('shadow across the digit', 10), ('vignette', 11),
+    ('ballpoint', 9), ('pencil', 9), ('marker', 9), ('ruled', 11), ('squared', 11),
+    ('blackboard', 9), ('noisy', 11), ('few pixels', 11)])
 def test_digits_in_photographs_are_seen(explainer, seen, condition, least):
-    """Of 12, whatever the light; of other pens than MNIST's fewer, for the small network has not seen their strokes."""
+    """Of 12, whatever the light; of other pens than MNIST's fewer, for the small network has not
+    seen their strokes."""
     assert len(seen) == 12
     assert score(explainer.classify, seen, condition, 5) >= least
 
 
 def refusal(file):
-    with pytest.raises(scripts('mnist').common.Refused, match='nothing like one digit found') as error:
+    with pytest.raises(scripts('mnist').common.Refused,
+                       match='nothing like one digit found') as error:
         scripts('mnist').digit.digit(file)
     return str(error.value)
 
 
-@pytest.mark.parametrize('condition', ['flat', 'fall-off', 'shadow', 'soft shadow', 'ruled', 'squared', 'noisy', 'vignette'])
+@pytest.mark.parametrize('condition',
+                         ['flat', 'fall-off', 'shadow', 'soft shadow', 'ruled', 'squared', 'noisy',
+                          'vignette'])
 @pytest.mark.parametrize('seed', range(4))
 def test_paper_without_a_digit_is_refused(condition, seed):
     """Neither a shadow's edge nor the paper's rules are ink."""
-    refusal(photograph([], np.random.default_rng(seed), **{**CONDITIONS[condition], 'across': False}))
+    refusal(photograph([], np.random.default_rng(seed),
+                       **{**CONDITIONS[condition], 'across': False}))
 
 
 def test_two_digits_are_refused(digits):
@@ -197,5 +222,6 @@ def test_two_digits_are_refused(digits):
 
 def test_noise_is_refused():
     file = io.BytesIO()
-    Image.fromarray(np.random.default_rng(0).integers(0, 256, (300, 400), np.uint8)).save(file, 'png')
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (300, 400), np.uint8)).save(file,
+        'png')
     refusal(file)

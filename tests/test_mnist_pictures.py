@@ -58,7 +58,8 @@ def transparent_palette(image, path):
 
 
 def sixteen_bit(image, path):
-    Image.fromarray(np.uint16(257) * np.asarray(enlarged(image), np.uint16)).save(path.with_suffix('.png'))
+    Image.fromarray(np.uint16(257)
+                    * np.asarray(enlarged(image), np.uint16)).save(path.with_suffix('.png'))
 
 
 def cmyk(image, path):
@@ -70,7 +71,8 @@ def black_and_white(image, path):
 
 
 @pytest.mark.parametrize('save', [
-    as_it_is, large, photograph, turned, transparent, transparent_white, palette, transparent_palette,
+    as_it_is, large, photograph, turned, transparent, transparent_white, palette,
+    transparent_palette,
     sixteen_bit, cmyk, black_and_white])
 def test_picture_of_a_digit_becomes_what_mnist_shows(explainer, explained, digits, tmp_path, save):
     """The same place, size and strokes as the original, and to the network the same digit."""
@@ -80,8 +82,10 @@ def test_picture_of_a_digit_becomes_what_mnist_shows(explainer, explained, digit
         images.append(scripts('mnist').digit.digit(next(tmp_path.glob(f'{i}.*'))))
         assert images[-1].shape == (28, 28) and images[-1].dtype == np.float32
         assert 0 <= images[-1].min() < 0.01 and 0.9 < images[-1].max() <= 1
-    assert np.median([likeness(image, original) for image, original in zip(images, originals)]) > 0.9
-    assert np.mean(explainer.classify(np.stack(images)).argmax(1) == explained.logits[:30].argmax(1)) > 0.85
+    assert np.median([likeness(image, original) for image,
+                      original in zip(images, originals)]) > 0.9
+    assert np.mean(explainer.classify(np.stack(images)).argmax(1)
+                   == explained.logits[:30].argmax(1)) > 0.85
 
 
 def test_pictures_that_cannot_be_read_are_named_and_the_others_done(logdir, digits, tmp_path):
@@ -93,7 +97,8 @@ def test_pictures_that_cannot_be_read_are_named_and_the_others_done(logdir, digi
     reasons = {'blank.png': 'one shade', 'text.png': 'not a picture', 'none.png': 'no such file',
                'half.png': 'not a picture'}
     paths, results = [tmp_path / name for name in [*reasons, 'whole.png']], tmp_path / 'results'
-    result = run('mnist/lrp.py', '--image', *paths, '--logdir', logdir, '--results', results, cwd=tmp_path)
+    result = run('mnist/lrp.py', '--image', *paths, '--logdir', logdir, '--results', results,
+                 cwd=tmp_path)
     assert result.returncode == 1
     lines = result.stderr.splitlines()
     assert len(lines) == len(reasons)
@@ -104,13 +109,16 @@ def test_pictures_that_cannot_be_read_are_named_and_the_others_done(logdir, digi
 
 
 def test_pictures_of_the_same_name_keep_their_own_results(logdir, digits, tmp_path):
-    paths, results = [tmp_path / name / 'digit.png' for name in ('one', 'two')], tmp_path / 'results'
+    paths, results = [tmp_path / name / 'digit.png'
+                      for name in ('one', 'two')], tmp_path / 'results'
     for path, image in zip(paths, digits[0]):
         path.parent.mkdir()
         as_it_is(image, path)
-    succeed('mnist/lrp.py', '--image', *paths, '--save-relevance', '--logdir', logdir, '--results', results,
+    succeed('mnist/lrp.py', '--image', *paths, '--save-relevance', '--logdir', logdir, '--results',
+            results,
             cwd=tmp_path)
-    assert {path.name for path in results.iterdir()} == {'digit.jpg', 'digit_2.jpg', 'relevance.npz'}
+    assert {path.name for path in results.iterdir()} == {'digit.jpg', 'digit_2.jpg',
+        'relevance.npz'}
     with np.load(results / 'relevance.npz', allow_pickle=False) as saved:
         assert set(saved) == {'digits', 'images', 'logits', 'targets', 'relevance/deep-taylor'}
         assert list(saved['digits']) == list(map(str, paths))
@@ -122,7 +130,8 @@ def test_pictures_asked_for_by_name_are_always_drawn(logdir, digits, tmp_path):
     """Of the whole test set there is a summary instead, above 100."""
     as_it_is(digits[0][0], tmp_path / 'digit')
     paths = [str(tmp_path / 'digit.png')] * 101
-    scripts('mnist').lrp.main(['--image', *paths, '--logdir', str(logdir), '--results', str(tmp_path / 'r')])
+    scripts('mnist').lrp.main(['--image', *paths, '--logdir', str(logdir), '--results',
+                               str(tmp_path / 'r')])
     assert len(list((tmp_path / 'r').iterdir())) == 101
 
 
@@ -148,7 +157,8 @@ def test_colours():
     heatmaps = {'a': heatmap, 'b': np.zeros([28, 28]), 'c': -1e6 * heatmap}
     sheet = np.asarray(scripts('mnist').draw.sheet(np.eye(28), 'title', heatmaps), int)
     centres = sheet[TITLE:TITLE + PANEL][4::9]
-    digit, a, b, c = (centres[:, left + 4:left + PANEL:9] for left in range(GAP, sheet.shape[1], PANEL + GAP))
+    digit, a, b, c = (centres[:, left + 4:left + PANEL:9]
+                      for left in range(GAP, sheet.shape[1], PANEL + GAP))
     np.testing.assert_array_equal(digit, np.repeat(255 * np.eye(28)[..., None], 3, -1))
     assert a[4, 5, 0] > 100 and a[4, 5, 1] == a[4, 5, 2] == 0
     assert a[20, 21, 2] > 200 and a[20, 21, 0] == a[20, 21, 1] < 60

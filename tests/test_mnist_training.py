@@ -16,7 +16,8 @@ def checkpoint(logdir, name='checkpoint'):
     """All variables of the last checkpoint, or with 'best_checkpoint' of the best one."""
     tf = scripts('mnist').common.tf
     reader = tf.train.load_checkpoint(tf.train.latest_checkpoint(str(logdir), name))
-    return {variable: reader.get_tensor(variable) for variable in reader.get_variable_to_shape_map()}
+    return {variable: reader.get_tensor(variable)
+            for variable in reader.get_variable_to_shape_map()}
 
 
 def assert_same(found, expected):
@@ -30,7 +31,9 @@ def assert_same(found, expected):
 
 def test_training_learns(training):
     printed = training[1]
-    assert 'Epoch 1/2' in printed and 'Epoch 2/2' in printed and printed.count('\nvalidation accuracy') == 2
+    assert 'Epoch 1/2' in printed
+    assert 'Epoch 2/2' in printed
+    assert printed.count('\nvalidation accuracy') == 2
     assert float(printed.split('test accuracy ')[1].split('%')[0]) > 90
     assert 'seed 7' in printed
 
@@ -56,9 +59,11 @@ def test_finished_training_says_so(logdir, small, tmp_path):
 
 
 def test_killed_training_goes_on(logdir, small, tmp_path):
-    """And ends with the weights, the optimiser's state and the best weights of one that ran through."""
+    """And ends with the weights, the optimiser's state and the best weights of one that ran
+    through."""
     options = [*TRAINING, '--data', small, '--logdir', tmp_path / 'logs']
-    process = subprocess.Popen(command('mnist/train.py', *options), cwd=tmp_path, stdout=subprocess.DEVNULL)
+    process = subprocess.Popen(command('mnist/train.py', *options), cwd=tmp_path,
+                               stdout=subprocess.DEVNULL)
     saved, deadline = tmp_path / 'logs' / 'checkpoint', time.monotonic() + 120
     while not saved.exists() and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.02)
@@ -80,7 +85,8 @@ def test_seed_decides_the_weights(tiny, tmp_path):
 
 
 def test_weights_of_the_best_validation_are_kept(digits, tmp_path):
-    """Not those of the last one: here all is right at first, and after one more step only what is right."""
+    """Not those of the last one: here all is right at first, and after one more step only what is
+    right."""
     train, (images, labels) = scripts('mnist').train, digits
     warps = scripts('mnist').data.warps(len(images), np.random.default_rng(0))
     with scripts('mnist').common.tf.Graph().as_default():
@@ -89,7 +95,8 @@ def test_weights_of_the_best_validation_are_kept(digits, tmp_path):
         predicted = trainer.session.run(trainer.predicted, {trainer.images: images})
         assert trainer.validate(tmp_path, images, predicted) == 1
         before = checkpoint(tmp_path, 'best_checkpoint')
-        trainer.session.run(trainer.train, {trainer.images: images, trainer.warps: warps, trainer.labels: labels})
+        trainer.session.run(trainer.train,
+                            {trainer.images: images, trainer.warps: warps, trainer.labels: labels})
         assert trainer.validate(tmp_path, images, labels) < 1
         trainer.session.close()
     assert_same(checkpoint(tmp_path, 'best_checkpoint'), before)
@@ -106,7 +113,8 @@ def test_logdir_can_be_moved(tiny, tmp_path):
 
 
 @pytest.mark.parametrize('option, words', [
-    (['--seed', 8], '--seed (that one 7, this one 8)'), (['--batch-size', 30], '--batch-size (that one 20'),
+    (['--seed', 8], '--seed (that one 7, this one 8)'),
+    (['--batch-size', 30], '--batch-size (that one 20'),
     (['--learning-rate', 0.01], '--learning-rate (that one 0.002'), (['--epochs', 3], '--epochs')])
 def test_a_training_goes_on_only_as_it_began(refused, logdir, small, option, words):
     line = refused('mnist/train.py', *TRAINING, '--data', small, '--logdir', logdir, *option)
@@ -129,7 +137,8 @@ def test_truncated_checkpoint_is_refused(refused, logdir, small, tmp_path, part)
 
 @pytest.mark.parametrize('note', [b'\xff\xfe', None], ids=str)
 def test_damaged_note_of_checkpoints_costs_nothing(training, small, tmp_path, capsys, note):
-    """TensorFlow's note of which checkpoint is the last, cut off, garbled or gone: the training does not begin anew."""
+    """TensorFlow's note of which checkpoint is the last, cut off, garbled or gone: the training
+    does not begin anew."""
     logs = shutil.copytree(training[0], tmp_path / 'logs')
     for name in ('checkpoint', 'best_checkpoint'):
         (logs / name).unlink()
@@ -137,17 +146,20 @@ def test_damaged_note_of_checkpoints_costs_nothing(training, small, tmp_path, ca
             (logs / name).write_bytes(note)
     scripts('mnist').train.main([*map(str, TRAINING), '--data', str(small), '--logdir', str(logs)])
     printed = capsys.readouterr().out
-    assert 'training is finished' in printed and printed.splitlines()[-1] == training[1].splitlines()[-1]
+    assert 'training is finished' in printed
+    assert printed.splitlines()[-1] == training[1].splitlines()[-1]
 
 
 @pytest.mark.parametrize('part', ['.index', '.data-00000-of-00001'])
-def test_damaged_last_checkpoint_costs_what_followed_the_one_before(logdir, small, tmp_path, capsys, part):
+def test_damaged_last_checkpoint_costs_what_followed_the_one_before(logdir, small, tmp_path,
+    capsys, part):
     """It is named, and the end is that of the training which ran through."""
     logs = shutil.copytree(logdir, tmp_path / 'logs')
     truncate(logs / f'last-210{part}')
     scripts('mnist').train.main([*map(str, TRAINING), '--data', str(small), '--logdir', str(logs)])
     printed = capsys.readouterr().out
-    assert f'{logs / "last-210"} is damaged: going on from the one before' in printed and 'going on after step 205 of 210' in printed
+    assert f'{logs / "last-210"} is damaged: going on from the one before' in printed
+    assert 'going on after step 205 of 210' in printed
     assert_same(checkpoint(logs), checkpoint(logdir))
 
 
@@ -243,7 +255,8 @@ def test_bad_data_is_refused(refused, tiny, tmp_path, spoil, reason):
     ('--learning-rate', ['0', '-1', 'nan', 'inf', 'fast']), ('--seed', ['x', '-1', 10 ** 20])])
 def test_bad_options_are_named(refused, tiny, tmp_path, option, values):
     for value in values:
-        line = refused('mnist/train.py', option, value, '--data', tiny, '--logdir', tmp_path / 'logs')
+        line = refused('mnist/train.py', option, value, '--data', tiny, '--logdir',
+                       tmp_path / 'logs')
         assert option in line and str(value) in line
 
 
@@ -257,7 +270,8 @@ def test_help(capsys):
 
 
 def test_epoch_shows_every_digit_once():
-    """In an order of its own, each with a warp of its own; and goes on at any batch as if it had run through."""
+    """In an order of its own, each with a warp of its own; and goes on at any batch as if it had
+    run through."""
     images, labels = np.arange(70 * 784).reshape(70, 28, 28), np.arange(70)
     epoch = scripts('mnist').data.epoch
     whole = list(epoch(images, labels, 20, np.random.default_rng(1)))
@@ -276,7 +290,8 @@ def warped():
 
     def value(images, warps):
         with mnist.common.tf.Graph().as_default(), mnist.common.tf.Session() as session:
-            return session.run(mnist.train.warped(np.float32(images)[..., None], np.float32(warps)))[..., 0]
+            return session.run(mnist.train.warped(np.float32(images)[..., None],
+                                                  np.float32(warps)))[..., 0]
     return value
 
 
@@ -286,7 +301,8 @@ def test_warp_of_nothing_is_the_digit_itself(warped, digits):
 
 
 def test_warped_digits_come_in_with_background(warped):
-    """One pixel to the left and two up: each pixel comes from the one right of it and two below it."""
+    """One pixel to the left and two up: each pixel comes from the one right of it and two below
+    it."""
     image = np.arange(1, 785).reshape(1, 28, 28)
     expected = np.pad(image, ((0, 0), (0, 2), (0, 1)))[:, 2:, 1:]
     np.testing.assert_array_equal(warped(image, [[1, 0, 1, 0, 1, 2, 0, 0]]), expected)
@@ -305,7 +321,8 @@ def test_warps_turn_stretch_and_move_a_little_about_the_middle():
 
 
 def test_splits_share_no_digit(small):
-    (train, _), (validation, _), (test, _) = scripts('mnist').data.load(small, 'train', 'validation', 'test')
+    (train, _), (validation, _), (test, _) = scripts('mnist').data.load(small, 'train',
+        'validation', 'test')
     assert [len(train), len(validation), len(test)] == [2100, 420, 250]
     with np.load(small) as file:
         np.testing.assert_array_equal(np.concatenate([train, validation]), file['x_train'])

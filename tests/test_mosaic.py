@@ -13,7 +13,8 @@ def test_quarters_and_mosaic():
     images = [np.full((5, 6, 3), value, np.uint8) for value in (10, 20, 30, 40)]
     whole = mosaic.mosaic(images)
     assert whole.shape == (5, 6, 3)
-    np.testing.assert_array_equal(whole[..., 0], np.repeat(np.repeat([[10, 20], [30, 40]], [2, 3], 0), 3, 1))
+    np.testing.assert_array_equal(whole[..., 0],
+                                  np.repeat(np.repeat([[10, 20], [30, 40]], [2, 3], 0), 3, 1))
     grey = mosaic.mosaic([image[..., :1] for image in images])
     np.testing.assert_array_equal(grey, whole[..., :1])
 
@@ -28,7 +29,8 @@ def test_share_by_hand():
 
 def test_contrast_takes_off_the_mean_of_the_others():
     maps = np.arange(4.0)[:, None, None] * np.ones((1, 2, 2))
-    np.testing.assert_allclose(mosaic.contrasted(maps)[:, 0, 0], [0 - 2, 1 - 5 / 3, 2 - 4 / 3, 3 - 1])
+    np.testing.assert_allclose(mosaic.contrasted(maps)[:, 0, 0],
+                               [0 - 2, 1 - 5 / 3, 2 - 4 / 3, 3 - 1])
 
 
 def test_four_pictures_of_four_classes():
@@ -49,9 +51,11 @@ def test_means_leave_out_what_is_not_explained():
 
 @pytest.fixture
 def colours(tmp_path):
-    """A network whose classes are red, green, blue and dark, each seen pixel by pixel; two pictures of each. Its logits are weighted
-    means over all pixels: in a mosaic, a colour's is positive, dark's is not."""
-    model = keras.Sequential([keras.Input((8, 8, 3)), keras.layers.Flatten(), keras.layers.Dense(4, activation='softmax')])
+    """A network whose classes are red, green, blue and dark, each seen pixel by pixel; two pictures
+    of each. Its logits are weighted means over all pixels: in a mosaic, a colour's is positive,
+    dark's is not."""
+    model = keras.Sequential([keras.Input((8, 8, 3)), keras.layers.Flatten(),
+                              keras.layers.Dense(4, activation='softmax')])
     w = np.zeros((8, 8, 3, 4), np.float32)
     for k in range(3):
         w[..., k, k] = 20 / 64
@@ -66,21 +70,25 @@ def colours(tmp_path):
                 pixels[..., k] = 200 + 50 * i
             paths.append(tmp_path / f'{name}{i}.png')
             Image.fromarray(pixels).save(paths[-1])
-    return [*paths, '--weights', tmp_path / 'colours.keras', '--preprocessing', 'unit', '--results', tmp_path / 'r', '--batch-size', 3]
+    return [*paths, '--weights', tmp_path / 'colours.keras', '--preprocessing', 'unit',
+            '--results', tmp_path / 'r', '--batch-size', 3]
 
 
 def shares(lines):
     """{method: [share alone, share compared with the others]} of the printed table."""
     rows = [line.split() for line in lines if line.endswith(']')]
-    return {' '.join(words[:-6] if len(words) > 6 else words[:-3]): [float(word) for word in words if word.replace('.', '').isdigit()]
+    return {' '.join(words[:-6] if len(words) > 6 else words[:-3]): [float(word)
+        for word in words if word.replace('.', '').isdigit()]
             for words in rows}
 
 
 def test_a_rule_that_is_right_and_one_that_is_not(colours, capsys):
-    """What a colour weighs is on its own picture alone, and z+ says so. w^2 does not look at the pixels: a quarter is its share."""
+    """What a colour weighs is on its own picture alone, and z+ says so. w^2 does not look at the
+    pixels: a quarter is its share."""
     end = run(mosaic.main, capsys, *colours, '--rule', 'zplus', 'epsilon', 'wsquare', '--count', 10)
     assert end.status == 0 and not end.err
-    assert any('10 mosaics of 8 pictures, seed 0: 30 classes explained, 10 left out' in line for line in end.out), end.out
+    assert any('10 mosaics of 8 pictures, seed 0: 30 classes explained, 10 left out' in line
+               for line in end.out), end.out
     found = shares(end.out)
     assert found['zplus'] == found['epsilon'] == found['gradient x input'] == [1, 1]
     assert found['wsquare'][0] == 0.25
@@ -99,7 +107,9 @@ def test_seed_and_batches(colours, capsys, tmp_path):
 
 def test_fewer_than_four_classes_are_told(colours, capsys):
     end = run(mosaic.main, capsys, *colours[:4], *colours[8:])
-    assert end.status == 2 and len(end.err) == 1 and 'a mosaic needs pictures of four classes' in end.err[0]
+    assert end.status == 2
+    assert len(end.err) == 1
+    assert 'a mosaic needs pictures of four classes' in end.err[0]
 
 
 def test_pictures_that_cannot_be_read_are_named(colours, capsys, tmp_path):

@@ -1,4 +1,5 @@
-"""Every rule of vgg/rules.py on every linear kind of layer, against NumPy loops; the walk through branches."""
+"""Every rule of vgg/rules.py on every linear kind of layer, against NumPy loops; the walk through
+branches."""
 from functools import partial
 
 from conftest import scripts
@@ -20,12 +21,14 @@ LAYERS = {  # the layer, the shape of its inputs, the shape of w where that is n
     'conv of one pixel': (layer('conv', (3, 3, 2, 4), padding='SAME'), (3, 1, 1, 2)),
     'conv, strided': (layer('conv', (2, 3, 2, 3), stride=(2, 1), padding='SAME'), (2, 5, 4, 2)),
     'conv, not padded': (layer('conv', (3, 2, 2, 3), stride=(2, 2)), (2, 6, 5, 2)),
-    'conv, padded otherwise': (layer('conv', (3, 3, 2, 3), stride=(2, 2), padding=((1, 2), (0, 2))), (2, 4, 4, 2)),
+    'conv, padded otherwise': (layer('conv', (3, 3, 2, 3), stride=(2, 2),
+                                     padding=((1, 2), (0, 2))), (2, 4, 4, 2)),
     'conv, dilated': (layer('conv', (2, 3, 2, 3), padding='SAME', dilation=(2, 2)), (2, 5, 6, 2)),
     'conv, grouped': (layer('conv', (3, 3, 2, 6), padding='SAME', groups=3), (2, 4, 3, 6)),
     'depthwise': (layer('depthwise', (3, 3, 3, 1), stride=(2, 2), padding='SAME'), (2, 5, 4, 3)),
     'depthwise, multiplied': (layer('depthwise', (3, 2, 2, 2)), (2, 4, 4, 2)),
-    'depthwise, dilated': (layer('depthwise', (2, 2, 2, 1), padding='SAME', dilation=(2, 2)), (2, 4, 5, 2)),
+    'depthwise, dilated': (layer('depthwise', (2, 2, 2, 1), padding='SAME', dilation=(2, 2)),
+                           (2, 4, 5, 2)),
     'dense': (layer('dense', (6, 5)), (4, 6)),
     'mean': (layer('mean', (2, 3), stride=(2, 2)), (2, 4, 7, 3), (1, 1)),
     'mean, padded': (layer('mean', (3, 3), stride=(2, 2), padding='SAME'), (2, 4, 5, 3), (1, 1)),
@@ -37,7 +40,8 @@ LOW, HIGH = -1.0, 2.5
 RULES = {  # ours, the oracle's, and whether inputs may have both signs
     'zplus': (rules.zplus, oracle.zplus, False),
     'zplus, signed': (rules.zplus_signed, oracle.zplus, True),
-    'zbeta': (partial(rules.zbeta, low=LOW, high=HIGH), partial(oracle.zbeta, low=LOW, high=HIGH), True),
+    'zbeta': (partial(rules.zbeta, low=LOW, high=HIGH), partial(oracle.zbeta, low=LOW, high=HIGH),
+              True),
     'wsquare': (rules.wsquare, oracle.wsquare, True),
     'flat': (rules.flat, oracle.flat, True),
     'epsilon': (partial(rules.epsilon, eps=0.1), partial(oracle.epsilon, eps=0.1), True),
@@ -85,7 +89,8 @@ def run(build, dtype='float32'):
         kept.append(vgg.model.Weights(tf.constant(w, dtype), tf.constant(b, dtype)))
         return kept[-1]
     with tf.Graph().as_default(), tf.Session() as session:
-        made = build(lambda x: tf.placeholder_with_default(tf.constant(x, dtype), [None, *np.shape(x)[1:]]), weights)
+        made = build(lambda x: tf.placeholder_with_default(tf.constant(x, dtype),
+            [None, *np.shape(x)[1:]]), weights)
         for each in kept:
             for variable in each.kept:
                 session.run(variable.initializer)
@@ -94,7 +99,8 @@ def run(build, dtype='float32'):
 
 @pytest.fixture(scope='module')
 def propagated():
-    """A function: the relevance of a layer's inputs by a rule; all rules of a layer in one graph."""
+    """A function: the relevance of a layer's inputs by a rule; all rules of a layer in one
+    graph."""
     known = {}
 
     def relevance(place, rule, odd=False, dtype='float32'):
@@ -147,34 +153,42 @@ def test_conservation(propagated, place):
     for rule in 'zplus, signed', 'wsquare', 'flat':
         a, w, b, r = numbers(place, False, True)
         received = np.full(r.shape, rule != 'zplus, signed')
-        for j, i, weight in [] if received.all() else oracle.connections(LAYERS[place][0], a.shape, w):
+        for j, i, weight in [] if received.all() else oracle.connections(LAYERS[place][0], a.shape,
+            w):
             received[j] |= a[i] * weight > 0
         lost = sums(propagated(place, rule)) - sums(np.where(received, r, 0))
         assert (np.abs(lost) <= 1e-5 * sums(np.abs(r))).all(), rule
 
 
 def test_alpha_beta_by_hand():
-    """Two denominators. Rising 2 + 2 with the bias, falling -3: R = 2 * 8 * 2/4 - 8 * 3/3; with a bias of -1
-    rising 2, falling -3 - 1: R = 2 * 8 * 2/2 - 8 * 3/4."""
+    """Two denominators. Rising 2 + 2 with the bias, falling -3: R = 2 * 8 * 2/4 - 8 * 3/3; with a
+    bias of -1 rising 2, falling -3 - 1: R = 2 * 8 * 2/2 - 8 * 3/4."""
     dense = layer('dense', (2, 1), low=-np.inf)
 
     def build(tensor, weights):
-        return [rules.ALPHA2(dense, tensor([[1.0, -3.0]]), weights([[2.0], [1.0]], [b]), tensor([[8.0]])) for b in (2.0, -1.0)]
+        return [rules.ALPHA2(dense, tensor([[1.0, -3.0]]), weights([[2.0], [1.0]], [b]),
+                             tensor([[8.0]])) for b in (2.0, -1.0)]
     np.testing.assert_allclose(run(build), [[[8, -8]], [[16, -6]]], rtol=1e-6)
 
 
 def test_flat_leaves_out_padding():
     """Of 2x3 outputs the four at the corners read 4 pixels, the middle ones 6."""
     conv, r = layer('conv', (3, 3, 1, 1), padding='SAME'), np.ones((1, 2, 3, 1))
-    found = run(lambda tensor, weights: rules.flat(conv, tensor(-7 * r), weights(np.zeros((3, 3, 1, 1)), [1]), tensor(r)))
-    np.testing.assert_allclose(found[0, ..., 0], [[2 / 4 + 2 / 6, 4 / 4 + 2 / 6, 2 / 4 + 2 / 6]] * 2, rtol=1e-6)
+    found = run(lambda tensor,
+                weights: rules.flat(conv, tensor(-7 * r), weights(np.zeros((3, 3, 1, 1)), [1]),
+                                    tensor(r)))
+    np.testing.assert_allclose(found[0, ..., 0],
+                               [[2 / 4 + 2 / 6, 4 / 4 + 2 / 6, 2 / 4 + 2 / 6]] * 2, rtol=1e-6)
 
 
 @pytest.mark.parametrize('shade, sign', [('low', 1), ('high', -1)])
 def test_box_loses_nothing_on_black_or_white_under_weights_of_one_sign(shade, sign):
-    conv, (_, w, b, r) = LAYERS['conv'][0]._replace(low=[-104, -117, -124], high=[151, 138, 131]), numbers('conv', False, True)
+    conv, (_, w, b, r) = LAYERS['conv'][0]._replace(low=[-104, -117, -124],
+                                                    high=[151, 138, 131]), numbers('conv', False,
+                                                        True)
     a = np.broadcast_to(np.float32(getattr(conv, shade)), (len(r), 4, 5, 3))
-    found = run(lambda tensor, weights: rules.box(conv, tensor(a), weights(sign * np.abs(w), b), tensor(r)))
+    found = run(lambda tensor,
+                weights: rules.box(conv, tensor(a), weights(sign * np.abs(w), b), tensor(r)))
     np.testing.assert_allclose(sums(found), sums(r), rtol=0, atol=1e-3 * np.abs(r).sum())
 
 
@@ -188,7 +202,8 @@ def test_neighbours_in_the_batch_do_not_matter(rule):
                 for part in (slice(0, 2), slice(0, 1), slice(1, 2))]
     together, *alone = run(build)
     for i in range(2):
-        np.testing.assert_allclose(together[i], alone[i][0], rtol=1e-5, atol=1e-6 * np.abs(alone[i]).max())
+        np.testing.assert_allclose(together[i], alone[i][0], rtol=1e-5,
+                                   atol=1e-6 * np.abs(alone[i]).max())
 
 
 def test_rules_of_ones_own_can_share_what_is_kept():
@@ -200,7 +215,8 @@ def test_rules_of_ones_own_can_share_what_is_kept():
 
     def build(tensor, weights):
         alone, shared = weights(w, b), weights(w, b)
-        both = [rule(LAYERS['conv'][0], tensor(a), shared, tensor(r)) for rule in (rules.gamma, own)]
+        both = [rule(LAYERS['conv'][0], tensor(a), shared, tensor(r))
+                for rule in (rules.gamma, own)]
         return own(LAYERS['conv'][0], tensor(a), alone, tensor(r)), both[1]
     np.testing.assert_allclose(*run(build), rtol=1e-6)
 
@@ -222,11 +238,13 @@ def test_mean_pooling(place, share):
     rng = np.random.default_rng(8)
     a, r = np.maximum(rng.normal(size=(3, 4, 6, 2)), 0), rng.normal(size=(3, 2, 3, 2))
     a[:, 2:, :2] = 0  # a dead window
-    found = run(lambda tensor, weights: rules.mean_pool(POOL._replace(place=place), tensor(a), None, tensor(r)))
+    found = run(lambda tensor,
+                weights: rules.mean_pool(POOL._replace(place=place), tensor(a), None, tensor(r)))
     np.testing.assert_allclose(found, oracle.average_pool(a, r, share=share), rtol=1e-4, atol=1e-6)
 
 
-ACTIVATIONS = {'relu': 'relu', ('relu', 6.0): 'relu6', ('leaky_relu', 0.2): 'leaky_relu', 'elu': 'elu', 'silu': 'silu',
+ACTIVATIONS = {'relu': 'relu', ('relu', 6.0): 'relu6', ('leaky_relu', 0.2): 'leaky_relu',
+               'elu': 'elu', 'silu': 'silu',
                'gelu': 'gelu', 'sigmoid': 'sigmoid', 'tanh': 'tanh', 'softplus': 'softplus',
                'hard_sigmoid': 'hard_sigmoid', 'hard_silu': 'hard_silu'}
 
@@ -236,13 +254,15 @@ def test_activations_are_those_of_keras(activation):
     z = np.linspace(-8, 8, 97, dtype=np.float32)[None]
     keras = vgg.common.keras.activations
     found = run(lambda tensor, weights: vgg.model.activate(activation, tensor(z)))
-    np.testing.assert_allclose(found, np.asarray(getattr(keras, ACTIVATIONS[activation])(z)), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(found, np.asarray(getattr(keras, ACTIVATIONS[activation])(z)),
+                               rtol=1e-5, atol=1e-6)
 
 
 # The walk through branches
 
 TABLE = [  # two convolutions that are added, a gate on their sum, and a concatenation
-    Layer('one', 'conv', ('pixels',), (3, 3, 2, 4), padding='SAME', activation='relu', place='pixels', low=-1.0, high=[1.0, 1.0]),
+    Layer('one', 'conv', ('pixels',), (3, 3, 2, 4), padding='SAME', activation='relu',
+          place='pixels', low=-1.0, high=[1.0, 1.0]),
     Layer('two', 'conv', ('one',), (3, 3, 4, 4), padding='SAME'),
     Layer('sum', 'add', ('one', 'two'), activation='relu', low=-np.inf),
     Layer('mean', 'mean', ('sum',), (6, 6)),
@@ -258,7 +278,8 @@ TABLE = [  # two convolutions that are added, a gate on their sum, and a concate
 
 
 def walk(composites, table=TABLE, biased=True, seed=0):
-    """Activations, relevance by each composite started at the first logit, and gradient x input, in float64."""
+    """Activations, relevance by each composite started at the first logit, and gradient x input, in
+    float64."""
     rng = np.random.default_rng(seed)
     pixels = rng.uniform(-1, 1, (2, 6, 6, 2))
 
@@ -266,7 +287,8 @@ def walk(composites, table=TABLE, biased=True, seed=0):
         x, kept = tensor(pixels), {}
         for each in table:
             if each.kind in vgg.model.LINEAR:
-                w = rng.normal(size=each.size) if each.kind in vgg.model.WEIGHTED else np.ones((len(each.inputs), 1))
+                own = each.kind in vgg.model.WEIGHTED
+                w = rng.normal(size=each.size) if own else np.ones((len(each.inputs), 1))
                 kept[each.name] = weights(w, biased * rng.normal(0, 0.3, w.shape[-1]))
         a = vgg.model.forward(x, table, kept)
         r = a['logits'] * [1.0, 0, 0]
@@ -278,9 +300,11 @@ def walk(composites, table=TABLE, biased=True, seed=0):
 def test_epsilon_is_gradient_times_input_through_branches():
     """Without the gate, which relevance passes without regard to what computes it."""
     table = [each for each in TABLE if each.name not in ('mean', 'gate', 'gated')]
-    table = [each._replace(inputs=('sum', 'one')) if each.name == 'both' else each for each in table]
+    table = [each._replace(inputs=('sum', 'one')) if each.name == 'both' else each
+             for each in table]
     _, found, expected = walk(['epsilon'], table)
-    np.testing.assert_allclose(found['epsilon']['pixels'], expected, rtol=0, atol=1e-4 * np.abs(expected).max())
+    np.testing.assert_allclose(found['epsilon']['pixels'], expected, rtol=0,
+                               atol=1e-4 * np.abs(expected).max())
 
 
 def test_relevance_adds_up_where_branches_meet():
@@ -288,7 +312,8 @@ def test_relevance_adds_up_where_branches_meet():
     for name, r in found.items():
         assert set(r) == {'pixels', *(each.name for each in TABLE)} - {'mean', 'gate'}, name
         assert all(np.isfinite(each).all() for each in r.values()), name
-        np.testing.assert_allclose(sums(r['gated']) + sums(r['both'][..., 4:]), sums(r['both']), rtol=1e-9)
+        np.testing.assert_allclose(sums(r['gated']) + sums(r['both'][..., 4:]), sums(r['both']),
+                                   rtol=1e-9)
         np.testing.assert_array_equal(r['sum'], r['gated'])
 
 
@@ -297,12 +322,15 @@ def test_conserves_through_branches_without_biases(composite):
     """From the logits to where relevance leaves: a unit that is active has inputs that raise it."""
     a, found, _ = walk([composite], biased=False)
     for name in ('flat', 'pool', 'both'):
-        np.testing.assert_allclose(sums(found[composite][name]), sums(found[composite]['logits']), rtol=1e-6)
-    np.testing.assert_allclose(sums(found[composite]['pixels']), sums(found[composite]['logits']), rtol=1e-6)
+        np.testing.assert_allclose(sums(found[composite][name]), sums(found[composite]['logits']),
+                                   rtol=1e-6)
+    np.testing.assert_allclose(sums(found[composite]['pixels']), sums(found[composite]['logits']),
+                               rtol=1e-6)
 
 
 def test_composites_of_vgg16():
-    """The rule of each place, by name: pixels, blocks 1 to 3, blocks 4 and 5, dense layers, pooling."""
+    """The rule of each place, by name: pixels, blocks 1 to 3, blocks 4 and 5, dense layers,
+    pooling."""
     network = vgg.network
     table = network.with_pixels(vgg.model.layer_table('vgg16', [8, 6]),
                                 vgg.preparation.Preparation('caffe'), (224, 224, 3))
@@ -310,10 +338,14 @@ def test_composites_of_vgg16():
     assert places == ['pixels'] + ['lower'] * 6 + ['upper'] * 6 + ['dense'] * 2
     assert [each.place for each in table if each.kind == 'max'] == ['lower'] * 3 + ['upper'] * 2
     assert [each.name for each in table if each.signed] == ['block1_conv1', ]
-    np.testing.assert_allclose([table[0].low, table[0].high], [[-103.939, -116.779, -123.68], [151.061, 138.221, 131.32]], rtol=1e-6)
+    np.testing.assert_allclose([table[0].low, table[0].high],
+                               [[-103.939, -116.779, -123.68], [151.061, 138.221, 131.32]],
+                               rtol=1e-6)
     box, gamma, zplus, epsilon = rules.box, rules.gamma, rules.zplus, rules.epsilon
-    rows = {'epsilon-gamma-box': (box, gamma, gamma, epsilon), 'deep-taylor': (box, zplus, zplus, zplus),
-            'epsilon-plus': (rules.ALPHA1,) * 3 + (epsilon,), 'epsilon-plus-flat': (rules.flat, rules.ALPHA1, rules.ALPHA1, epsilon),
+    rows = {'epsilon-gamma-box': (box, gamma, gamma, epsilon),
+            'deep-taylor': (box, zplus, zplus, zplus),
+            'epsilon-plus': (rules.ALPHA1,) * 3 + (epsilon,),
+            'epsilon-plus-flat': (rules.flat, rules.ALPHA1, rules.ALPHA1, epsilon),
             'epsilon-alpha2beta1-flat': (rules.flat, rules.ALPHA2, rules.ALPHA2, epsilon)}
     for name, row in rows.items():
         assert rules.COMPOSITES[name] == (*row, rules.max_pool)

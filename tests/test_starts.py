@@ -1,4 +1,5 @@
-"""Where relevance starts: at the logit or at the evidence for a class, for one class rather than another, for several at once."""
+"""Where relevance starts: at the logit or at the evidence for a class, for one class rather than
+another, for several at once."""
 from types import SimpleNamespace
 
 from conftest import RULES, scripts
@@ -8,7 +9,8 @@ from PIL import Image
 import pytest
 from small_vgg import CLASSES, photograph, random_weights, run, shrink
 
-BOTH_SIGNS = {'epsilon', 'epsilon-plus', 'epsilon-plus-flat', 'epsilon-alpha2beta1', 'epsilon-alpha2beta1-flat',
+BOTH_SIGNS = {'epsilon', 'epsilon-plus', 'epsilon-plus-flat', 'epsilon-alpha2beta1',
+              'epsilon-alpha2beta1-flat',
               'epsilon-gamma-box', 'montavon2019'}
 ONE_SIGN = {'deep-taylor', 'zplus', 'wsquare', 'alpha1beta0', 'alpha2beta1'}
 
@@ -138,10 +140,13 @@ def test_the_graph_is_built_once(vgg):
 
 
 ENDS = {  # of networks of 6x6 pixels, three classes
-    'convolution, global maximum': lambda layers: [layers.Conv2D(4, 3, activation='relu'), layers.Conv2D(3, 2), layers.GlobalMaxPooling2D()],
-    'convolution, mean of a map': lambda layers: [layers.Conv2D(4, 3, activation='relu'), layers.Conv2D(3, 2),
+    'convolution, global maximum': lambda layers: [layers.Conv2D(4, 3, activation='relu'),
+        layers.Conv2D(3, 2), layers.GlobalMaxPooling2D()],
+    'convolution, mean of a map': lambda layers: [layers.Conv2D(4, 3, activation='relu'),
+                                                  layers.Conv2D(3, 2),
                                                   layers.GlobalAveragePooling2D()],
-    'inputs of both signs': lambda layers: [layers.Conv2D(4, 3, activation='relu'), layers.Flatten(), layers.Dense(5), layers.Dense(3)],
+    'inputs of both signs': lambda layers: [layers.Conv2D(4, 3, activation='relu'),
+                                            layers.Flatten(), layers.Dense(5), layers.Dense(3)],
 }
 
 
@@ -182,13 +187,16 @@ def test_evidence_whatever_the_end_of_the_network(tmp_path, name):
 
 
 def test_nothing_speaks_for_a_class(tmp_path, capsys):
-    """One class by no weight above zero, another by some: said instead of a sum that is no number; nothing is taken off for it."""
-    vgg, model = scripts('vgg'), keras.Sequential([keras.Input((6, 6, 3)), keras.layers.Flatten(), keras.layers.Dense(3)])
+    """One class by no weight above zero, another by some: said instead of a sum that is no number;
+    nothing is taken off for it."""
+    vgg, model = scripts('vgg'), keras.Sequential([keras.Input((6, 6, 3)), keras.layers.Flatten(),
+                                                   keras.layers.Dense(3)])
     w = np.ones((108, 3), np.float32) * [0.01, -0.01, 0.02]
     model.layers[-1].set_weights([w, np.float32([-9, -9, 0])])
     model.save(tmp_path / 'my.keras')
     picture = photograph(tmp_path / 'a.png')
-    options = [picture, '--weights', tmp_path / 'my.keras', '--preprocessing', 'unit', '--results', tmp_path / 'r', '--rule', 'zplus', 'epsilon', '--overwrite']
+    options = [picture, '--weights', tmp_path / 'my.keras', '--preprocessing', 'unit', '--results',
+               tmp_path / 'r', '--rule', 'zplus', 'epsilon', '--overwrite']
     line, = run(vgg.lrp.main, capsys, *options, '--target', '1').out
     assert ', nothing speaks for it: zplus; sum R / logit: epsilon ' in line and 'nan' not in line
     line, = run(vgg.lrp.main, capsys, *options, '--target', '2', '--against', '1').out
@@ -230,8 +238,9 @@ def of_all_classes(explainer, digits):
 @pytest.mark.parametrize('rule', RULES)
 @pytest.mark.parametrize('low, high', [(0, 99), (-2, 0)])
 def test_what_is_red_speaks_for_the_class(explainer, of_all_classes, digits, rule, low, high):
-    """Taken away, the 20 reddest pixels lower the target's logit more than 20 of the ink at random; so where it is a little negative,
-    too. (Of a class that the network rules out, at -10 say, there is nothing left to take away.)"""
+    """Taken away, the 20 reddest pixels lower the target's logit more than 20 of the ink at random;
+    so where it is a little negative, too. (Of a class that the network rules out, at -10 say, there
+    is nothing left to take away.)"""
     images, rng = digits[0] / np.float32(255), np.random.default_rng(0)
     drops = {'red': [], 'random': []}
     for target, results in enumerate(of_all_classes):
@@ -240,8 +249,10 @@ def test_what_is_red_speaks_for_the_class(explainer, of_all_classes, digits, rul
         orders = {'red': results.relevance[rule], 'random': rng.random(images.shape) + (images > 0)}
         for order, scores in orders.items():
             flipped = images[kept].reshape(len(kept), -1).copy()
-            np.put_along_axis(flipped, np.argsort(-scores[kept].reshape(len(kept), -1), 1)[:, :20], 0, 1)
-            drops[order] += list(logits[kept] - explainer.classify(flipped.reshape(-1, 28, 28))[:, target])
+            np.put_along_axis(flipped, np.argsort(-scores[kept].reshape(len(kept), -1), 1)[:, :20],
+                              0, 1)
+            drops[order] += list(logits[kept]
+                                 - explainer.classify(flipped.reshape(-1, 28, 28))[:, target])
     assert len(drops['red']) > 200
     assert np.mean(drops['red']) > max(np.mean(drops['random']) + 0.1, 0)
 
@@ -256,7 +267,8 @@ def command(tmp_path, monkeypatch, capsys):
     picture = photograph(tmp_path / 'a.png')
 
     def explained(*options, status=0):
-        end = run(scripted.lrp.main, capsys, picture, '--weights', tmp_path / 'small.npz', '--preprocessing', 'caffe', '--results', tmp_path / 'r',
+        end = run(scripted.lrp.main, capsys, picture, '--weights', tmp_path / 'small.npz',
+                  '--preprocessing', 'caffe', '--results', tmp_path / 'r',
                   '--save-relevance', '--rule', 'deep-taylor', 'epsilon', *options)
         assert end.status == status, end
         if status:
@@ -272,33 +284,42 @@ def test_line_of_a_contrast(command):
     (line,), saved = command('--against', f'#{second}')
     shares = np.exp(saved['logits'] - saved['logits'].max())
     shares /= shares.sum()
-    assert f': {CLASSES[best]} {shares[best]:.2f} rather than {CLASSES[second]} {shares[second]:.2f}, logit ' in line
+    names = [f'{CLASSES[k]} {shares[k]:.2f}' for k in (best, second)]
+    assert f': {names[0]} rather than {names[1]}, logit ' in line
     assert saved['against'] == second and list(saved['targets']) == [best]
     difference = saved['logits'][best] - saved['logits'][second]
     share = saved['relevance/epsilon'].sum(dtype=float) / difference
     assert f'sum R / difference of logits {difference:.3f}: epsilon {share:.4f}' in line
-    assert 'sum R / logit, as much taken off: deep-taylor' in line and abs(float(line.split('deep-taylor ')[1].split(';')[0])) < 1e-3
+    assert 'sum R / logit, as much taken off: deep-taylor' in line
+    assert abs(float(line.split('deep-taylor ')[1].split(';')[0])) < 1e-3
 
 
 def test_line_of_a_negative_logit(command):
     (_,), saved = command()
     worst = saved['logits'].argmin()
     (line,), saved = command('--target', f'#{worst}')
-    logit, sums = saved['logits'][worst], {rule: saved[f'relevance/{rule}'].sum(dtype=float) for rule in ('deep-taylor', 'epsilon')}
+    logit, sums = saved['logits'][worst], {rule: saved[f'relevance/{rule}'].sum(dtype=float)
+                                           for rule in ('deep-taylor', 'epsilon')}
     assert logit < 0 < sums['deep-taylor']
     evidence = float(line.split('sum R / evidence ')[1].split(':')[0])
-    assert f': deep-taylor {sums["deep-taylor"] / evidence:.3f}' in line  # a unit that its bias alone lifts keeps its own
-    assert f'; sum R / logit: epsilon {sums["epsilon"] / logit:.4f}' in line and 0.9 < sums['deep-taylor'] / evidence < 1.001
+    # a unit that its bias alone lifts keeps its own
+    assert f': deep-taylor {sums["deep-taylor"] / evidence:.3f}' in line
+    assert f'; sum R / logit: epsilon {sums["epsilon"] / logit:.4f}' in line
+    assert 0.9 < sums['deep-taylor'] / evidence < 1.001
 
 
 def test_top_of_a_contrast(command):
     lines, saved = command('--top', 4, '--against', '#1')
-    assert len(lines) == 4 and 1 not in saved['targets'] and all('rather than tree frog' in line for line in lines)
+    assert len(lines) == 4
+    assert 1 not in saved['targets']
+    assert all('rather than tree frog' in line for line in lines)
 
 
 @pytest.mark.parametrize('options, words', [
-    (['--target', 'kite', '--against', '3'], ['--against 3', 'target itself']), (['--against', 'crane'], ['--against crane', '0, 2']),
-    (['--against', 'kit'], ['--against kit', 'did you mean kite']), (['--top', '5', '--against', 'kite'], ['--top 5', '5 classes'])])
+    (['--target', 'kite', '--against', '3'], ['--against 3', 'target itself']),
+    (['--against', 'crane'], ['--against crane', '0, 2']),
+    (['--against', 'kit'], ['--against kit', 'did you mean kite']),
+    (['--top', '5', '--against', 'kite'], ['--top 5', '5 classes'])])
 def test_contrasts_that_cannot_be(command, options, words):
     (line,), _ = command(*options, status=2)
     assert all(word in line for word in words), line
@@ -308,16 +329,19 @@ def test_digits_say_what_they_started_with(explainer, digits, logdir, small, tmp
     lrp = scripts('mnist').lrp
     logits = explainer(digits[0][:1] / np.float32(255)).logits[0]
     seen, worst = logits.argmax(), logits.argmin()
-    options = ['--index', '0', '--data', str(small), '--logdir', str(logdir), '--results', str(tmp_path), '--save-relevance']
+    options = ['--index', '0', '--data', str(small), '--logdir', str(logdir), '--results',
+               str(tmp_path), '--save-relevance']
     lrp.main([*options, '--rule', 'deep-taylor', 'epsilon', '--target', str(worst)])
     printed = capsys.readouterr().out
     with np.load(tmp_path / 'relevance.npz') as saved:
         evidence = saved['relevance/deep-taylor'].sum()
-    assert f'{seen:>7} {worst:>6} evidence {evidence:.3f}  1.000000' in printed and f'{worst:>6} logit {logits[worst]:.3f}' in printed
+    assert f'{seen:>7} {worst:>6} evidence {evidence:.3f}  1.000000' in printed
+    assert f'{worst:>6} logit {logits[worst]:.3f}' in printed
     lrp.main([*options, '--overwrite', '--rule', 'deep-taylor', 'epsilon', '--against', str(worst)])
     printed = capsys.readouterr().out
     assert f'deep-taylor rather than {worst}: sum of relevance' in printed
-    assert f'logit {logits[seen]:.3f}, as much taken off' in printed and f'logit {logits[seen]:.3f} - {logits[worst]:.3f}' in printed
+    assert f'logit {logits[seen]:.3f}, as much taken off' in printed
+    assert f'logit {logits[seen]:.3f} - {logits[worst]:.3f}' in printed
     with np.load(tmp_path / 'relevance.npz') as saved:
         assert saved['against'] == worst
     with Image.open(tmp_path / 'index_0.jpg') as sheet:

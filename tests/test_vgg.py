@@ -8,7 +8,8 @@ from PIL import Image
 import pytest
 from small_vgg import CLASSES, photograph, random_weights, run, shrink
 
-COMPOSITES = ['deep-taylor', 'zplus', 'wsquare', 'epsilon', 'alpha1beta0', 'alpha2beta1', 'epsilon-plus', 'epsilon-plus-flat',
+COMPOSITES = ['deep-taylor', 'zplus', 'wsquare', 'epsilon', 'alpha1beta0', 'alpha2beta1',
+              'epsilon-plus', 'epsilon-plus-flat',
               'epsilon-alpha2beta1', 'epsilon-gamma-box', 'montavon2019']
 
 
@@ -33,7 +34,8 @@ def lrp(vgg, weights, tmp_path, capsys):
     weights()
 
     def command(*arguments, status=0):
-        end = run(vgg.lrp.main, capsys, *arguments, '--weights', tmp_path / 'small.npz', '--preprocessing', 'caffe', '--results', tmp_path / 'results')
+        end = run(vgg.lrp.main, capsys, *arguments, '--weights', tmp_path / 'small.npz',
+                  '--preprocessing', 'caffe', '--results', tmp_path / 'results')
         assert end.status == status, end
         return end
     return command
@@ -52,11 +54,13 @@ def assert_same(found, expected, share=1e-4):
     """Equal up to rounding: a share of the largest relevance."""
     assert found.keys() == expected.keys()
     for key in expected:
-        assert np.abs(np.float64(found[key]) - expected[key]).max() <= share * np.abs(np.float64(expected[key])).max(), key
+        assert np.abs(np.float64(found[key])
+                      - expected[key]).max() <= share * np.abs(np.float64(expected[key])).max(), key
 
 
 def test_picture_keeps_the_aspect_ratio(lrp, tmp_path):
-    """8 pixels around each panel, 28 above it; panels 288 high and half as wide, as the photograph is."""
+    """8 pixels around each panel, 28 above it; panels 288 high and half as wide, as the photograph
+    is."""
     lrp(photograph(tmp_path / 'tall.png', (50, 100)), '--rule', 'deep-taylor', 'epsilon')
     with Image.open(tmp_path / 'results' / 'tall.jpg') as sheet:
         assert sheet.size == (8 + 3 * (144 + 8), 28 + 288 + 8)
@@ -66,11 +70,13 @@ def test_picture_keeps_the_aspect_ratio(lrp, tmp_path):
             assert panel.std(axis=(0, 1)).max() > 10, f'panel {column} is blank'
         with Image.open(tmp_path / 'tall.png') as original:
             shown = np.float64(sheet.crop((8, 28, 152, 316)))
-            assert np.abs(shown - np.float64(original.convert('RGB').resize((144, 288), Image.Resampling.LANCZOS))).mean() < 4
+            assert np.abs(shown - np.float64(original.convert('RGB').resize((144, 288),
+                Image.Resampling.LANCZOS))).mean() < 4
 
 
 def test_colours(vgg):
-    """Red speaks for the class, blue against it, zero is white; the scale of a heatmap is its own."""
+    """Red speaks for the class, blue against it, zero is white; the scale of a heatmap is its
+    own."""
     r = np.zeros((224, 224), np.float32)
     r[:, :60], r[:, 160:] = 3e-6, -3e-6
     colours = np.asarray(vgg.draw.colour(r, (224, 224), 'seismic'))
@@ -98,17 +104,21 @@ def test_each_target_has_its_own_relevance(lrp, tmp_path):
         lrp(picture, '--target', target, '--save-relevance', '--rule', 'epsilon')
         alone = relevance(tmp_path / 'results' / 'a.npz')
         assert alone['targets'] == [target]
-        assert_same({'r': together['relevance/epsilon'][k]}, {'r': alone['relevance/epsilon'][0]}, 1e-6)
+        assert_same({'r': together['relevance/epsilon'][k]}, {'r': alone['relevance/epsilon'][0]},
+                    1e-6)
 
 
 def test_lines_say_class_probability_logit_and_conservation(lrp, tmp_path):
-    end = lrp(photograph(tmp_path / 'a.png'), '--top', 2, '--save-relevance', '--rule', 'wsquare', 'epsilon')
+    end = lrp(photograph(tmp_path / 'a.png'), '--top', 2, '--save-relevance', '--rule', 'wsquare',
+              'epsilon')
     saved = relevance(tmp_path / 'results' / 'a.npz')
     shares = np.exp(saved['logits']) / np.exp(saved['logits']).sum()
     for k, (line, target) in enumerate(zip(end.out, saved['targets'], strict=True)):
         logit = saved['logits'][target]
-        sums = [f'{rule} {saved[f"relevance/{rule}"][k].sum(dtype=float) / logit:.4f}' for rule in ('wsquare', 'epsilon')]
-        assert line == f'{tmp_path / "a.png"}: {CLASSES[target]} {shares[target]:.2f}, logit {logit:.3f}, ' \
+        sums = [f'{rule} {saved[f"relevance/{rule}"][k].sum(dtype=float) / logit:.4f}'
+                for rule in ('wsquare', 'epsilon')]
+        name = f'{CLASSES[target]} {shares[target]:.2f}'
+        assert line == f'{tmp_path / "a.png"}: {name}, logit {logit:.3f}, ' \
                        f'sum R / logit: {", ".join(sums)}'
 
 
@@ -124,7 +134,8 @@ def test_plain(lrp, tmp_path):
     """Each heatmap alone and over the photograph, at the photograph's own size."""
     rules, file = ['deep-taylor', 'epsilon'], photograph(tmp_path / 'a.png', (50, 100))
     lrp(file, '--plain', '--top', 2, '--save-relevance', '--rule', *rules)
-    names = [f'a_{rule}{k}{kind}.png' for rule in rules for k in ('', '_2') for kind in ('', '_over')]
+    names = [f'a_{rule}{k}{kind}.png' for rule in rules for k in ('', '_2')
+             for kind in ('', '_over')]
     assert results(tmp_path) == sorted(['a.jpg', 'a.npz', *names])
     images = {name: np.asarray(Image.open(tmp_path / 'results' / name), np.int64) for name in names}
     assert {image.shape for image in images.values()} == {(100, 50, 3)}
@@ -136,8 +147,10 @@ def test_plain(lrp, tmp_path):
             small = Image.fromarray(relevance_).resize((50, 100), Image.Resampling.BICUBIC)
             strength = np.abs(small) / np.percentile(np.abs(relevance_), 99.5)
             plain, over = (images[f'a_{rule}{number}{kind}.png'] for kind in ('', '_over'))
-            red, blue = (np.asarray(small) > 0) & (strength > 0.1), (np.asarray(small) < 0) & (strength > 0.1)
-            assert (plain[red][:, 0] > plain[red][:, 2]).all() and (plain[blue][:, 2] > plain[blue][:, 0]).all()
+            red, blue = (np.asarray(small) > 0) & (strength > 0.1), (np.asarray(small)
+                < 0) & (strength > 0.1)
+            assert (plain[red][:, 0] > plain[red][:, 2]).all()
+            assert (plain[blue][:, 2] > plain[blue][:, 0]).all()
             assert (plain[strength < 0.003] >= 250).all()  # white at zero
             opacity = np.sqrt(np.clip(strength, 0, 1))[..., None]
             assert np.abs(over - (opacity * plain + (1 - opacity) * grey)).max() <= 2
@@ -154,31 +167,38 @@ def test_plain_results_do_not_overwrite_others(lrp, tmp_path):
 def test_save_relevance(lrp, tmp_path):
     lrp(photograph(tmp_path / 'a.png'), '--save-relevance', '--rule', *COMPOSITES)
     saved = relevance(tmp_path / 'results' / 'a.npz')
-    assert set(saved) == {'image', 'logits', 'targets', *(f'relevance/{rule}' for rule in COMPOSITES)}
+    assert set(saved) == {'image', 'logits', 'targets',
+                          *(f'relevance/{rule}' for rule in COMPOSITES)}
     assert saved['image'].shape == (224, 224, 3) and saved['image'].dtype == np.uint8
     assert saved['logits'].shape == (5,) and saved['logits'].dtype == np.float32
     assert saved['targets'].shape == (1,) and saved['targets'].dtype.kind == 'i'
     for rule in COMPOSITES:
         r = saved[f'relevance/{rule}']
-        assert r.shape == (1, 224, 224, 3) and r.dtype == np.float32 and np.isfinite(r).all() and r.any(), rule
+        assert r.shape == (1, 224, 224,
+                           3) and r.dtype == np.float32 and np.isfinite(r).all() and r.any(), rule
     with Image.open(tmp_path / 'a.png') as picture:
-        np.testing.assert_array_equal(saved['image'], picture.convert('RGB').resize((224, 224), Image.Resampling.BILINEAR))
+        np.testing.assert_array_equal(saved['image'],
+                                      picture.convert('RGB').resize((224, 224),
+                                          Image.Resampling.BILINEAR))
 
 
 @pytest.mark.parametrize('plane, colour', [(0, 'blue'), (1, 'green'), (2, 'red')])
 def test_relevance_is_rgb(lrp, weights, tmp_path, plane, colour):
-    """A network whose first layer reads one plane of BGR: all relevance stands in that colour's plane of RGB."""
+    """A network whose first layer reads one plane of BGR: all relevance stands in that colour's
+    plane of RGB."""
     kernel = random_weights()['block1_conv1/kernel']
     kernel[:, :, [i for i in range(3) if i != plane]] = 0
     weights(**{'block1_conv1/kernel': kernel})
     lrp(photograph(tmp_path / 'a.png'), '--save-relevance', '--rule', 'zplus', 'epsilon', 'wsquare')
     saved = relevance(tmp_path / 'results' / 'a.npz')
     for rule in ('zplus', 'epsilon', 'wsquare'):
-        assert [bool(saved[f'relevance/{rule}'][..., i].any()) for i in range(3)] == [i == 2 - plane for i in range(3)], colour
+        assert [bool(saved[f'relevance/{rule}'][..., i].any())
+                for i in range(3)] == [i == 2 - plane for i in range(3)], colour
 
 
 def test_pixels_reach_the_network_as_bgr_less_the_mean(lrp, weights, tmp_path):
-    """Identity through the convolutions, one logit that adds up what is left: its value is known by hand."""
+    """Identity through the convolutions, one logit that adds up what is left: its value is known by
+    hand."""
     arrays = random_weights()
     for key, array in arrays.items():
         array[...] = 0
@@ -191,7 +211,8 @@ def test_pixels_reach_the_network_as_bgr_less_the_mean(lrp, weights, tmp_path):
     saved = relevance(tmp_path / 'results' / 'a.npz')
     np.testing.assert_allclose(saved['logits'], [0, 0, 0, 230 - 103.939, 0], rtol=1e-5)
     assert saved['targets'] == [3]
-    np.testing.assert_allclose(saved['relevance/epsilon'][0, :32, :32].sum((0, 1)), [0, 0, 230 - 103.939], rtol=1e-4)
+    np.testing.assert_allclose(saved['relevance/epsilon'][0, :32, :32].sum((0, 1)),
+                               [0, 0, 230 - 103.939], rtol=1e-4)
 
 
 def test_target_by_name_and_by_index(lrp, tmp_path):
@@ -201,8 +222,11 @@ def test_target_by_name_and_by_index(lrp, tmp_path):
         assert f'{tmp_path / "a.png"}: Teapot ' in end.out[0]
 
 
-@pytest.mark.parametrize('target, words', [('crane', ['crane', '0, 2']), ('tea pot', ['tea pot', 'teapot']), ('5', ['5', '0 to 4']),
-                                           ('-1', ['-1']), ('xyzzy', ['xyzzy']), ('', ['no such class'])])
+@pytest.mark.parametrize('target, words',
+                         [('crane', ['crane', '0, 2']), ('tea pot', ['tea pot', 'teapot']),
+                          ('5', ['5', '0 to 4']),
+                                           ('-1', ['-1']), ('xyzzy', ['xyzzy']),
+                                           ('', ['no such class'])])
 def test_wrong_target(lrp, tmp_path, target, words):
     end = lrp(photograph(tmp_path / 'a.png'), f'--target={target}', status=2)
     assert len(end.err) == 1 and all(word in end.err[0] for word in ['--target', *words])
@@ -210,7 +234,8 @@ def test_wrong_target(lrp, tmp_path, target, words):
 
 def test_classes_file(lrp, tmp_path):
     (tmp_path / 'names.txt').write_text('eins\nzwei\ndrei\nvier\nfünf\n', encoding='utf-8')
-    end = lrp(photograph(tmp_path / 'a.png'), '--classes', tmp_path / 'names.txt', '--target', 'FÜNF')
+    end = lrp(photograph(tmp_path / 'a.png'), '--classes', tmp_path / 'names.txt', '--target',
+              'FÜNF')
     assert ': fünf ' in end.out[0]
 
 
@@ -234,7 +259,8 @@ def test_same_names_do_not_overwrite_each_other(lrp, tmp_path):
 
 def test_layers_picture_does_not_overwrite_another_result(lrp, tmp_path):
     """cat.png with --layers writes cat_layers.jpg, and so does cat_layers.png."""
-    lrp(photograph(tmp_path / 'cat.png'), photograph(tmp_path / 'cat_layers.png', seed=1), '--layers')
+    lrp(photograph(tmp_path / 'cat.png'), photograph(tmp_path / 'cat_layers.png', seed=1),
+        '--layers')
     assert len(results(tmp_path)) == 4
 
 
@@ -255,18 +281,21 @@ def test_many_pictures_at_once(lrp, tmp_path, monkeypatch, way):
     text = '\n'.join(map(str, files)) + '\n\n'
     (tmp_path / 'list.txt').write_text(text)
     monkeypatch.setattr(sys, 'stdin', io.TextIOWrapper(io.BytesIO(text.encode())))
-    end = lrp({'list': f'@{tmp_path / "list.txt"}', 'standard input': '-', 'folder': tmp_path / 'in'}[way])
+    end = lrp({'list': f'@{tmp_path / "list.txt"}', 'standard input': '-',
+               'folder': tmp_path / 'in'}[way])
     assert results(tmp_path) == ['0.jpg', '1.jpg', '2.jpg']
     assert [line.split(':')[0] for line in end.out] == list(map(str, files))
 
 
 def test_batches_change_nothing(lrp, tmp_path):
-    """Ten pictures, one of them broken, in batches of 8 and of 1, and two of them alone: the same relevance."""
+    """Ten pictures, one of them broken, in batches of 8 and of 1, and two of them alone: the same
+    relevance."""
     files = [photograph(tmp_path / 'in' / f'{i}.png', seed=i) for i in range(10)]
     files[4].write_text('broken')
     saved = {}
     for size in (8, 1):
-        lrp(*files, '--save-relevance', '--batch-size', size, '--rule', 'deep-taylor', 'montavon2019', status=1)
+        lrp(*files, '--save-relevance', '--batch-size', size, '--rule', 'deep-taylor',
+            'montavon2019', status=1)
         saved[size] = {i: relevance(tmp_path / 'results' / f'{i}.npz') for i in range(10) if i != 4}
     lrp(files[9], '--save-relevance', '--rule', 'deep-taylor', 'montavon2019')
     alone = relevance(tmp_path / 'results' / '9.npz')
@@ -281,8 +310,10 @@ def test_two_runs_are_equal_and_leave_nothing_else_behind(lrp, tmp_path):
     found = []
     for _ in range(2):
         lrp(*files, '--save-relevance', '--layers')
-        assert results(tmp_path) == ['0.jpg', '0.npz', '0_layers.jpg', '1.jpg', '1.npz', '1_layers.jpg']
-        found.append({name: (tmp_path / 'results' / name).read_bytes() for name in results(tmp_path) if name.endswith('.jpg')})
+        assert results(tmp_path) == ['0.jpg', '0.npz', '0_layers.jpg', '1.jpg', '1.npz',
+                                     '1_layers.jpg']
+        found.append({name: (tmp_path / 'results' / name).read_bytes()
+                      for name in results(tmp_path) if name.endswith('.jpg')})
         found.append({name: relevance(tmp_path / 'results' / name) for name in ('0.npz', '1.npz')})
     assert found[0] == found[2]
     for name in found[1]:

@@ -1,4 +1,5 @@
-"""Wrong weight files and wrong usage of vgg/lrp.py: one line that names the value, and the exit status."""
+"""Wrong weight files and wrong usage of vgg/lrp.py: one line that names the value, and the exit
+status."""
 import io
 import os
 from pathlib import Path
@@ -11,7 +12,8 @@ import numpy as np
 import pytest
 from small_vgg import photograph, random_weights, run, script_in
 
-OPTIONS = ['--model', '--weights', '--classes', '--rule', '--target', '--top', '--batch-size', '--precision', '--layers',
+OPTIONS = ['--model', '--weights', '--classes', '--rule', '--target', '--top', '--batch-size',
+           '--precision', '--layers',
            '--save-relevance', '--cmap', '--results', '--help']
 
 
@@ -25,9 +27,11 @@ def vgg19(path):
 
 
 def arrays(**changes):
-    """A function that writes the small network's weights with some arrays replaced, or left out where None."""
+    """A function that writes the small network's weights with some arrays replaced, or left out
+    where None."""
     def write(path):
-        kept = {key: array for key, array in {**random_weights(), **changes}.items() if array is not None}
+        kept = {key: array for key,
+                array in {**random_weights(), **changes}.items() if array is not None}
         np.savez(path, **kept)
     return write
 
@@ -56,7 +60,8 @@ def array_alone(path):
 
 
 def pickled(path):
-    np.savez(path, **{**random_weights(), 'block3_conv1/kernel': np.array([None, {}], dtype=object)})
+    np.savez(path, **{**random_weights(),
+                      'block3_conv1/kernel': np.array([None, {}], dtype=object)})
 
 
 BAD_WEIGHTS = {  # name: file name, function that writes it, words of the message
@@ -74,12 +79,17 @@ BAD_WEIGHTS = {  # name: file name, function that writes it, words of the messag
                     ['block3_conv2', '[3, 3, 3, 7]', '[3, 3, 3, 3]']),
     '5x5 kernel': ('w.npz', arrays(**{'block1_conv1/kernel': np.zeros((5, 5, 3, 2))}),
                    ['block1_conv1', '[5, 5, 3, 2]', '[3, 3, 3, 2]']),
-    'wrong shape of a bias': ('w.npz', arrays(**{'fc1/bias': np.zeros(7)}), ['fc1', '[7]', '[196, 6]']),
-    'dense after average pooling': ('w.npz', arrays(**{'fc1/kernel': np.zeros((4, 6))}), ['fc1', '[4, 6]', '[196, 6]']),
-    'missing layer': ('w.npz', arrays(**{'block4_conv1/kernel': None}), ['block4_conv2', 'block4_conv1']),
+    'wrong shape of a bias': ('w.npz', arrays(**{'fc1/bias': np.zeros(7)}),
+                              ['fc1', '[7]', '[196, 6]']),
+    'dense after average pooling': ('w.npz', arrays(**{'fc1/kernel': np.zeros((4, 6))}),
+                                    ['fc1', '[4, 6]', '[196, 6]']),
+    'missing layer': ('w.npz', arrays(**{'block4_conv1/kernel': None}),
+                      ['block4_conv2', 'block4_conv1']),
     'missing bias': ('w.npz', arrays(**{'block4_conv2/bias': None}), ['block4_conv2/bias']),
-    'no head': ('w.npz', arrays(**{f'{name}/kernel': None for name in ('fc1', 'predictions')}), ['dense']),
-    'NaN': ('w.npz', arrays(**{'block2_conv1/kernel': np.full((3, 3, 2, 3), np.nan)}), ['block2_conv1', 'finite']),
+    'no head': ('w.npz', arrays(**{f'{name}/kernel': None for name in ('fc1', 'predictions')}),
+                ['dense']),
+    'NaN': ('w.npz', arrays(**{'block2_conv1/kernel': np.full((3, 3, 2, 3), np.nan)}),
+            ['block2_conv1', 'finite']),
     'infinite bias': ('w.npz', arrays(**{'fc1/bias': np.full(6, np.inf)}), ['fc1', 'finite']),
     'no VGG': ('w.h5', other_h5, ['block1_conv1']),
     'folder': ('w.npz', os.mkdir, []),
@@ -137,13 +147,15 @@ def test_nothing_to_explain(lrp, monkeypatch, argument):
     monkeypatch.setattr(sys, 'stdin', io.TextIOWrapper(io.BytesIO(b'')))
     end = lrp(argument)
     assert end.status in (1, 2) and end.out == []
-    assert len(end.err) == 1 and (argument.removeprefix('@') in end.err[0] or 'standard input' in end.err[0])
+    assert len(end.err) == 1
+    assert argument.removeprefix('@') in end.err[0] or 'standard input' in end.err[0]
 
 
 def test_vgg19_that_is_said_to_be_vgg16(lrp, tmp_path):
     vgg19(tmp_path / 'w.npz')
     end = lrp(photograph(tmp_path / 'a.png'), '--model', 'vgg16', weights='w.npz')
-    assert end.status == 2 and len(end.err) == 1 and all(word in end.err[0] for word in ('block3_conv4', 'vgg16')), end.err
+    assert end.status == 2 and len(end.err) == 1 and all(word in end.err[0]
+        for word in ('block3_conv4', 'vgg16')), end.err
 
 
 def test_caltech101_is_no_vgg19(lrp, tmp_path):
@@ -164,16 +176,19 @@ def test_results_below_a_file(lrp, tmp_path):
 
 
 def test_logit_of_zero(lrp, tmp_path):
-    """A network without a way from the pixels to the logits: nothing to share out, but no failure."""
+    """A network without a way from the pixels to the logits: nothing to share out, but no
+    failure."""
     dead = {key: np.zeros_like(array) for key, array in random_weights().items()}
     np.savez(tmp_path / 'dead.npz', **dead)
-    end = lrp(photograph(tmp_path / 'a.png'), '--rule', 'deep-taylor', 'epsilon', 'alpha2beta1', weights='dead.npz')
+    end = lrp(photograph(tmp_path / 'a.png'), '--rule', 'deep-taylor', 'epsilon', 'alpha2beta1',
+              weights='dead.npz')
     assert (end.status, end.err, len(end.out)) == (0, [], 1)
 
 
 def script(*arguments, cwd):
     """Runs vgg/lrp.py with the bundled weights as a process of its own, from another directory."""
-    command = [sys.executable, ROOT / 'vgg' / 'lrp.py', *arguments, '--weights', 'caltech101', '--results', 'out']
+    command = [sys.executable, ROOT / 'vgg' / 'lrp.py', *arguments, '--weights', 'caltech101',
+               '--results', 'out']
     return subprocess.run(command, cwd=cwd, capture_output=True, text=True)
 
 
@@ -184,17 +199,21 @@ def test_script_explains_and_names_what_it_cannot(tmp_path):
     assert len(end.stderr.splitlines()) == 1 and 'broken.jpg' in end.stderr
     network, picture, summary = end.stdout.splitlines()
     assert summary.startswith('1 explained, 0 done before, 1 failed; ')
-    assert network == 'vgg16_caltech101.npz: 13 convolutions, 3 dense layers, 224x224, vgg16, preprocessing caffe, 101 classes'
+    assert network == ('vgg16_caltech101.npz: 13 convolutions, 3 dense layers, 224x224, vgg16, '
+                       'preprocessing caffe, 101 classes')
     assert 'pizza.jpg: pizza 1.00' in picture
     assert os.listdir(tmp_path / 'out') == ['pizza.jpg']
-    assert float(picture.split('deep-taylor ')[1].split(',')[0]) == pytest.approx(1, abs=2e-3)  # it conserves
+    # it conserves
+    assert float(picture.split('deep-taylor ')[1].split(',')[0]) == pytest.approx(1, abs=2e-3)
 
 
-@pytest.mark.parametrize('arguments, word', [(['--target', 'unicorn'], 'unicorn'), (['--rule', 'unicorn'], 'unicorn'),
+@pytest.mark.parametrize('arguments, word',
+                         [(['--target', 'unicorn'], 'unicorn'), (['--rule', 'unicorn'], 'unicorn'),
                                              (['--target', 'grand pian'], 'grand piano')])
 def test_script_with_wrong_usage(tmp_path, arguments, word):
     end = script(photograph(tmp_path / 'a.png'), *arguments, cwd=tmp_path)
-    assert end.returncode == 2 and len(end.stdout.splitlines()) <= 1  # that which says what network it is
+    # that which says what network it is
+    assert end.returncode == 2 and len(end.stdout.splitlines()) <= 1
     assert len(end.stderr.splitlines()) == 1 and word in end.stderr
 
 
@@ -203,5 +222,6 @@ def test_help(capsys):
     end = run(vgg.lrp.main, capsys, '--help')
     assert (end.status, end.err) == (0, [])
     words = ''.join(''.join(end.out).split())  # lines break within the names of rules, too
-    assert all(option in words for option in OPTIONS) and all(rule in words for rule in vgg.rules.COMPOSITES)
+    assert all(option in words for option in OPTIONS)
+    assert all(rule in words for rule in vgg.rules.COMPOSITES)
     assert f'{vgg.draw.PERCENTILE}thpercentile' in words

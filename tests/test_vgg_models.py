@@ -1,6 +1,8 @@
-"""Networks that users bring along, saved whole by Keras: rebuilt, they compute what Keras computes, and are explained as it is right.
+"""Networks that users bring along, saved whole by Keras: rebuilt, they compute what Keras computes,
+and are explained as it is right.
 
-The models are those of keras_models.py. What is expected of them is computed by Keras itself, eagerly.
+The models are those of keras_models.py. What is expected of them is computed by Keras itself,
+eagerly.
 """
 import re
 
@@ -17,14 +19,17 @@ CONSERVING = {'deep-taylor', 'zplus', 'wsquare', 'alpha1beta0'}
 
 @pytest.fixture
 def opened(tmp_path):
-    """A function: saves a model and opens it as the script does. Returns the model and the explainer."""
+    """A function: saves a model and opens it as the script does. Returns the model and the
+    explainer."""
     made = []
 
     def open_saved(name, composites, file='my.keras', precision='float32', lifted=True):
         model = keras_models.build(name, lifted)
         model.save(tmp_path / file)
         options = dict(re.findall(r'--(\w+) (\w+)', keras_models.MODELS[name][1]))
-        explainer = scripts('vgg').lrp.open_explainer(str(tmp_path / file), composites, preprocessing=options.get('preprocessing'), precision=precision)
+        explainer = scripts('vgg').lrp.open_explainer(str(tmp_path / file), composites,
+                                                      preprocessing=options.get('preprocessing'),
+                                                      precision=precision)
         made.append(explainer.session)
         return model, explainer
     yield open_saved
@@ -33,13 +38,17 @@ def opened(tmp_path):
 
 
 def pictures(size, n=3):
-    """Pictures as the network sees them: [n, height, width, channels] uint8, blocks of some pixels."""
-    blocks = np.random.default_rng(1).integers(0, 256, (n, -(-size[0] // 5), -(-size[1] // 5), size[2]), np.uint8)
+    """Pictures as the network sees them: [n, height, width, channels] uint8, blocks of some
+    pixels."""
+    blocks = np.random.default_rng(1).integers(0, 256,
+                                               (n, -(-size[0] // 5), -(-size[1] // 5), size[2]),
+                                               np.uint8)
     return blocks.repeat(5, 1).repeat(5, 2)[:, :size[0], :size[1]]
 
 
 def outputs(model, explainer, images):
-    """What Keras gives to images: its outputs, after the preprocessing that stands before the model."""
+    """What Keras gives to images: its outputs, after the preprocessing that stands before the
+    model."""
     mode = explainer.network.prepare.mode
     x = np.float32(images)
     if mode == 'unit':
@@ -62,11 +71,13 @@ def test_outputs_are_those_of_keras(opened, capsys, name):
     """And the first line of output says what was read."""
     model, explainer = opened(name, [])
     line, = capsys.readouterr().out.splitlines()
-    assert line.startswith('my.keras: ') and line.endswith("; outputs match Keras") and keras_models.MODELS[name][2] in line, line
+    assert line.startswith('my.keras: ') and line.endswith('; outputs match Keras')
+    assert keras_models.MODELS[name][2] in line
     images = pictures(explainer.network.size)
     expected, _ = outputs(model, explainer, images)
     logits = explainer.classify(images)
-    assert logits.shape == (3, explainer.network.count) and np.ptp(logits, 0).max() > 1e-3  # alive: pictures differ
+    # alive: pictures differ
+    assert logits.shape == (3, explainer.network.count) and np.ptp(logits, 0).max() > 1e-3
     last = model.layers[-1]
     if getattr(last, 'activation', None) is keras.activations.linear:
         assert np.abs(logits - expected).max() < 1e-4 * np.abs(expected).max()
@@ -76,18 +87,22 @@ def test_outputs_are_those_of_keras(opened, capsys, name):
 
 
 @pytest.mark.parametrize('file', ['my.keras', 'my.h5'])
-@pytest.mark.parametrize('name', ['vgg', 'rescaling around zero, augmentation', 'twice nested', 'batch normalisation after ReLU', 'one sigmoid'])
+@pytest.mark.parametrize('name',
+                         ['vgg', 'rescaling around zero, augmentation', 'twice nested',
+                          'batch normalisation after ReLU', 'one sigmoid'])
 def test_both_files_that_keras_3_writes(opened, name, file):
     model, explainer = opened(name, [], file)
     images = pictures(explainer.network.size)
     expected, _ = outputs(model, explainer, images)
-    assert np.abs(explainer.network.probabilities(explainer.classify(images)) - as_classes(expected)).max() < 1e-4
+    assert np.abs(explainer.network.probabilities(explainer.classify(images))
+                  - as_classes(expected)).max() < 1e-4
 
 
 @pytest.mark.parametrize('name', keras_models.MODELS)
 def test_epsilon_is_gradient_times_input_of_the_keras_model(opened, name):
-    """The gradient is Keras's own, at its logits, with regard to the picture that is given to the model; what the model makes of
-    the picture before its first layer is affine in each pixel, so the gradient at that layer is that one over the slope."""
+    """The gradient is Keras's own, at its logits, with regard to the picture that is given to the
+    model; what the model makes of the picture before its first layer is affine in each pixel, so
+    the gradient at that layer is that one over the slope."""
     model, explainer = opened(name, ['epsilon'], precision='float64')
     network, images = explainer.network, pictures(explainer.network.size, 2)
     if explainer.pixels.shape[1:3] != network.size[:2]:
@@ -107,23 +122,28 @@ def test_epsilon_is_gradient_times_input_of_the_keras_model(opened, name):
     gradient = tape.gradient(chosen, x).numpy()
     at = network.prepare(np.float64(images))
     black, white = (network.prepare(np.full(images.shape, shade, np.float64)) for shade in (0, 255))
-    outer = [scripts('vgg').preparation.Preparation(network.prepare.mode)(np.full(images.shape, shade, np.float64)) for shade in (0, 255)]
-    slope = (white - black) / (outer[1] - outer[0] if not network.bgr else (outer[1] - outer[0])[..., ::-1])
+    outer = [scripts('vgg').preparation.Preparation(network.prepare.mode)(np.full(images.shape,
+        shade, np.float64)) for shade in (0, 255)]
+    slope = (white - black) / (outer[1] - outer[0]
+                               if not network.bgr else (outer[1] - outer[0])[..., ::-1])
     if network.bgr and network.prepare.mode != 'caffe':  # reversed inside the model
         gradient = gradient[..., ::-1]
     if gradient.shape[-1] < at.shape[-1]:  # one channel given three times: compared in sum
-        found, expected = results.relevance['epsilon'].sum(-1), (at[..., 0] / slope[..., 0]) * gradient[..., 0]
+        found, expected = results.relevance['epsilon'].sum(-1), (at[..., 0]
+            / slope[..., 0]) * gradient[..., 0]
     else:
         expected = at / slope * gradient
         expected = expected[..., ::-1] if network.bgr else expected
         found = results.relevance['epsilon']
     assert np.abs(expected).max() > 1e-3
-    assert np.abs(found - expected).max() < 3e-3 * np.abs(expected).max()  # the stabiliser's share, where z is small
+    # the stabiliser's share, where z is small
+    assert np.abs(found - expected).max() < 3e-3 * np.abs(expected).max()
 
 
 @pytest.mark.parametrize('name', keras_models.MODELS)
 def test_rules_that_conserve_do(opened, name):
-    """deep-taylor and wsquare, to the pixels, in a network without units that their bias alone lifts."""
+    """deep-taylor and wsquare, to the pixels, in a network without units that their bias alone
+    lifts."""
     _, explainer = opened(name, ['deep-taylor', 'wsquare'], precision='float64', lifted=False)
     results = explainer(pictures(explainer.network.size, 2), [-1, -1])
     for composite in ('deep-taylor', 'wsquare'):
@@ -131,14 +151,17 @@ def test_rules_that_conserve_do(opened, name):
         if not (start > 0).any():  # one value, which nothing raises
             continue
         kept = (results.relevance[composite].reshape(2, -1).sum(1)[start > 0] / start[start > 0])
-        scaled = any(layer.kind == 'scale' for layer in explainer.network.layers)  # its shift takes some
-        if name == 'linear maps, averaged' or scaled:  # windows with none but negative inputs have nothing that lifts them
+        # its shift takes some
+        scaled = any(layer.kind == 'scale' for layer in explainer.network.layers)
+        # windows with none but negative inputs have nothing that lifts them
+        if name == 'linear maps, averaged' or scaled:
             assert (0 < kept).all() and (kept < 1).all()
         else:
             assert np.abs(kept - 1).max() < 1e-6
 
 
-WHOLE = ['one sigmoid', 'resizing inside', 'grey', 'batch normalisation after ReLU', 'linear layers', 'convolutions alone']
+WHOLE = ['one sigmoid', 'resizing inside', 'grey', 'batch normalisation after ReLU',
+         'linear layers', 'convolutions alone']
 
 
 @pytest.mark.parametrize('name', WHOLE)
@@ -146,10 +169,13 @@ def test_all_that_is_written(tmp_path, capsys, name):
     """Every composite, --layers and --save-relevance, of the model's own size."""
     vgg, model = scripts('vgg'), keras_models.build(name)
     model.save(tmp_path / 'my.keras')
-    end = run(vgg.lrp.main, capsys, photograph(tmp_path / 'a.png', seed=1), photograph(tmp_path / 'b.png', seed=2), '--weights',
-              tmp_path / 'my.keras', '--rule', *vgg.rules.COMPOSITES, '--layers', '--save-relevance', '--results', tmp_path / 'out',
+    end = run(vgg.lrp.main, capsys, photograph(tmp_path / 'a.png', seed=1),
+              photograph(tmp_path / 'b.png', seed=2), '--weights',
+              tmp_path / 'my.keras', '--rule', *vgg.rules.COMPOSITES, '--layers',
+              '--save-relevance', '--results', tmp_path / 'out',
               *keras_models.MODELS[name][1].split())
-    assert (end.status, end.err, len(end.out)) == (0, [], 2) and end.network.endswith("outputs match Keras")
+    assert (end.status, end.err, len(end.out)) == (0, [], 2)
+    assert end.network.endswith("outputs match Keras")
     assert sorted(path.name for path in (tmp_path / 'out').iterdir()) == [
         'a.jpg', 'a.npz', 'a_layers.jpg', 'b.jpg', 'b.npz', 'b_layers.jpg']
     with np.load(tmp_path / 'out' / 'a.npz') as saved:
@@ -162,23 +188,28 @@ def test_all_that_is_written(tmp_path, capsys, name):
 
 @pytest.mark.parametrize('name', WHOLE)
 def test_evaluation_scripts(tmp_path, capsys, name):
-    """Regions and random layers follow the model: its size, its layers, two logits -z and z that stay so."""
+    """Regions and random layers follow the model: its size, its layers, two logits -z and z that
+    stay so."""
     vgg = scripts('vgg')
     keras_models.build(name).save(tmp_path / 'my.keras')
     pictures = [photograph(tmp_path / f'{seed}.png', seed=seed) for seed in (1, 2)]
-    options = [*pictures, '--weights', tmp_path / 'my.keras', '--rule', 'deep-taylor', 'epsilon', '--results', tmp_path / 'out',
+    options = [*pictures, '--weights', tmp_path / 'my.keras', '--rule', 'deep-taylor', 'epsilon',
+               '--results', tmp_path / 'out',
                *keras_models.MODELS[name][1].split()]
     flipped = run(vgg.flip.main, capsys, *options, '--steps', 2)
     assert (flipped.status, flipped.err) == (0, []) and (tmp_path / 'out' / 'flipping.png').exists()
     randomised = run(vgg.randomise.main, capsys, *options)
-    assert (randomised.status, randomised.err) == (0, []) and (tmp_path / 'out' / 'randomise.png').exists()
-    stages = [line.split()[0] for line in (tmp_path / 'out' / 'randomise.txt').read_text().splitlines()]
+    assert (randomised.status, randomised.err) == (0, [])
+    assert (tmp_path / 'out' / 'randomise.png').exists()
+    stages = [line.split()[0]
+              for line in (tmp_path / 'out' / 'randomise.txt').read_text().splitlines()]
     assert stages[-1] != 'intact' and 'nan' not in ''.join(randomised.out)
 
 
 def test_permuting_a_mirrored_kernel_keeps_it_mirrored():
     kernel = np.random.default_rng(0).normal(size=(50, 1)) * [-1, 1]
-    permuted, _ = scripts('vgg').randomise.randomised(kernel, kernel[0], 'permute', np.random.default_rng(1))
+    permuted, _ = scripts('vgg').randomise.randomised(kernel, kernel[0], 'permute',
+                                                      np.random.default_rng(1))
     assert (permuted[:, 0] == -permuted[:, 1]).all() and (permuted != kernel).mean() > 0.5
     np.testing.assert_array_equal(np.sort(permuted, 0), np.sort(kernel, 0))
 
@@ -190,9 +221,12 @@ def test_preprocessing_is_never_guessed(tmp_path, capsys, name):
     model = keras_models.chain(keras_models.convolutions(), keras_models.head(1, None)) \
         if 'one' in name else keras_models.build(name)
     keras_models.randomise(model).save(tmp_path / 'my.keras')
-    options = [photograph(tmp_path / 'a.png'), '--weights', tmp_path / 'my.keras', '--results', tmp_path / 'r']
+    options = [photograph(tmp_path / 'a.png'), '--weights', tmp_path / 'my.keras', '--results',
+               tmp_path / 'r']
     end = run(vgg.lrp.main, capsys, *options)
-    assert end.status == 2 and len(end.err) == 1 and '--preprocessing caffe|tf|torch|unit|none' in end.err[0]
+    assert end.status == 2
+    assert len(end.err) == 1
+    assert '--preprocessing caffe|tf|torch|unit|none' in end.err[0]
     assert not list((tmp_path / 'r').iterdir())
     for mode in 'unit', 'none':
         seen, = [line for line in end.out if f'--preprocessing {mode}' in line]
@@ -211,7 +245,8 @@ def test_one_linear_output_is_a_value(opened, capsys):
     expected, _ = outputs(model, explainer, images)
     found = explainer(images)
     np.testing.assert_allclose(found.logits, expected, rtol=1e-4, atol=1e-4)
-    np.testing.assert_allclose(found.started['epsilon'][:, 0], np.ravel(expected), rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(found.started['epsilon'][:, 0], np.ravel(expected), rtol=1e-4,
+                               atol=1e-4)
     assert (found.started['deep-taylor'][:, 0] >= 0).all()
 
 
@@ -221,6 +256,7 @@ def test_what_biases_take_is_said(tmp_path, capsys):
     kernel, bias = model.layers[-1].get_weights()
     model.layers[-1].set_weights([kernel * 1e-3, bias + 50])
     model.save(tmp_path / 'my.keras')
-    options = [photograph(tmp_path / 'a.png'), '--weights', tmp_path / 'my.keras', '--results', tmp_path / 'r']
+    options = [photograph(tmp_path / 'a.png'), '--weights', tmp_path / 'my.keras', '--results',
+               tmp_path / 'r']
     line, = run(scripts('vgg').lrp.main, capsys, *options, '--rule', 'epsilon', 'zplus').out
     assert line.endswith('biases took over nine tenths of the relevance: epsilon'), line

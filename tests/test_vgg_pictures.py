@@ -1,4 +1,5 @@
-"""Odd and bad pictures for vgg/lrp.py: each is explained, or named with its reason in one line, and the rest of the list is done."""
+"""Odd and bad pictures for vgg/lrp.py: each is explained, or named with its reason in one line, and
+the rest of the list is done."""
 import io
 import os
 from pathlib import Path
@@ -59,7 +60,8 @@ def rotated_by_exif(path):
 
 
 def animated(path):
-    two_colours().save(path, save_all=True, append_images=[Image.new('RGB', (64, 64), 'blue')], lossless=True)
+    two_colours().save(path, save_all=True, append_images=[Image.new('RGB', (64, 64), 'blue')],
+                       lossless=True)
 
 
 def linked(path):
@@ -73,7 +75,9 @@ def saved(image, **options):
 
 
 GREY = [(76, 76, 76), (140, 140, 140)]
-PICTURES = {  # name: file name, function that writes it, colours on the left and on the right as the network sees them or None
+# Name: file name, function that writes it, colours on the left and on the right as the network sees
+# them, or None.
+PICTURES = {
     'RGB': ('a.png', saved(two_colours()), [RED, GREEN]),
     'greyscale': ('a.png', saved(two_colours('L')), None),
     'palette': ('a.png', saved(two_colours('P')), None),
@@ -85,9 +89,12 @@ PICTURES = {  # name: file name, function that writes it, colours on the left an
     '16 bits of grey': ('a.png', saved(shades(np.uint16)), [(32, 32, 32), (223, 223, 223)]),
     '12 bits of grey in 16': ('a.png', saved(ramp(4095)), [(32, 32, 32), (223, 223, 223)]),
     '10 bits of grey in 16': ('a.png', saved(ramp(1000)), [(31, 31, 31), (218, 218, 218)]),
-    'dark 16 bits that say what is white': ('a.tif', saved(ramp(5000), tiffinfo={281: 10000}), [(16, 16, 16), (111, 111, 111)]),
+    'dark 16 bits that say what is white': ('a.tif', saved(ramp(5000), tiffinfo={281: 10000}),
+                                            [(16, 16, 16), (111, 111, 111)]),
     'float': ('a.tif', saved(shades(np.float32)), [(32, 32, 32), (223, 223, 223)]),
-    'float from 0 to 1': ('a.tif', saved(Image.fromarray(np.tile(np.linspace(0, 1, 64, dtype=np.float32), (64, 1)))),
+    'float from 0 to 1': ('a.tif',
+                          saved(Image.fromarray(np.tile(np.linspace(0, 1, 64, dtype=np.float32),
+                                                        (64, 1)))),
                           [(32, 32, 32), (223, 223, 223)]),
     'rotated by EXIF': ('a.jpg', rotated_by_exif, [RED, GREEN]),
     'animated GIF': ('a.gif', lambda path: animated(path), [RED, GREEN]),
@@ -128,8 +135,10 @@ def test_odd_picture(lrp, tmp_path, kind):
 @pytest.mark.parametrize('name, image, options, note', [
     ('a.png', ramp(4095), {}, ' (4095 taken for white, by its largest value)'),
     ('a.tif', ramp(4095), {'tiffinfo': {281: 20000}}, ' (20000 taken for white, as the file says)'),
-    ('a.png', ramp(65000), {}, ''), ('a.png', ramp(0), {}, ' (255 taken for white, by its largest value)'),
-    ('a.tif', Image.fromarray(np.asarray(ramp(200), np.float32)), {}, ' (255 taken for white, by its largest value)')])
+    ('a.png', ramp(65000), {}, ''),
+    ('a.png', ramp(0), {}, ' (255 taken for white, by its largest value)'),
+    ('a.tif', Image.fromarray(np.asarray(ramp(200), np.float32)), {},
+     ' (255 taken for white, by its largest value)')])
 def test_line_says_what_is_taken_for_white(lrp, name, image, options, note):
     image.save(name, **options)
     line, = lrp(name).out
@@ -165,9 +174,11 @@ def test_large_picture_without_a_warning(lrp, tmp_path, monkeypatch):
 def bomb():
     """The head of a PNG of 30000x30000 pixels."""
     def chunk(kind, data):
-        return struct.pack('>I', len(data)) + kind + data + struct.pack('>I', zlib.crc32(kind + data))
+        return struct.pack('>I', len(data)) + kind + data + struct.pack('>I',
+            zlib.crc32(kind + data))
     head = struct.pack('>IIBBBBB', 30000, 30000, 8, 2, 0, 0, 0)
-    return b'\x89PNG\r\n\x1a\n' + chunk(b'IHDR', head) + chunk(b'IDAT', zlib.compress(bytes(99))) + chunk(b'IEND', b'')
+    return b'\x89PNG\r\n\x1a\n' + chunk(b'IHDR', head) + chunk(b'IDAT',
+        zlib.compress(bytes(99))) + chunk(b'IEND', b'')
 
 
 def encoded(form, keep=1.0):
@@ -194,7 +205,8 @@ BAD_PICTURES = {  # name: file name, contents or None for no file
 }
 if '.avif' in Image.registered_extensions():  # Pillow has it since 11.3
     BAD_PICTURES.update({'truncated AVIF': ('bad.avif', encoded('AVIF', 0.5)),
-                         'AVIF without a picture': ('bad.avif', encoded('AVIF').replace(b'iloc', b'free'))})
+                         'AVIF without a picture': ('bad.avif',
+                                                    encoded('AVIF').replace(b'iloc', b'free'))})
 
 
 @pytest.mark.parametrize('kind', BAD_PICTURES)
@@ -238,7 +250,8 @@ def test_folder_with_pictures_and_other_files(lrp):
 
 @pytest.mark.parametrize('folder', ['mnist', 'vgg'])
 def test_long_titles_are_legible(folder):
-    """On two lines rather than in small letters, none wider than its panel; short ones as large as all."""
+    """On two lines rather than in small letters, none wider than its panel; short ones as large as
+    all."""
     fitted = scripts(folder).draw.fitted
     lines, font = fitted('panda 1.00 rather than cougar (body) 0.00', 177)
     assert lines == 'panda 1.00 rather than\ncougar (body) 0.00' and font.size == 11

@@ -1,7 +1,9 @@
-"""All composites of vgg/lrp.py on bundled photographs against the independent reference, pixel by pixel, both in float64.
+"""All composites of vgg/lrp.py on bundled photographs against the independent reference, pixel by
+pixel, both in float64.
 
-In double precision no unit lies within rounding of zero, and in photographs without plain parts no two inputs of a pooling window are
-equal: each side finds its own winners, and what is left of a difference is the rounding itself.
+In double precision no unit lies within rounding of zero, and in photographs without plain parts no
+two inputs of a pooling window are equal: each side finds its own winners, and what is left of a
+difference is the rounding itself.
 """
 from types import SimpleNamespace
 
@@ -10,25 +12,30 @@ import numpy as np
 import pytest
 import reference
 
-PHOTOGRAPHS = ['airplane', 'flamingo']  # without plain parts, where all inputs of a window are equal
+# without plain parts, where all inputs of a window are equal
+PHOTOGRAPHS = ['airplane', 'flamingo']
 TOLERANCE = 1e-8  # of the largest relevance
 
 
 @pytest.fixture(scope='module')
 def explainer():
     vgg = scripts('vgg')
-    made = vgg.explainer.Explainer(vgg.network.open_network('caltech101'), list(reference.COMPOSITES), 'float64')
+    made = vgg.explainer.Explainer(vgg.network.open_network('caltech101'),
+                                   list(reference.COMPOSITES), 'float64')
     yield made
 
 
 @pytest.fixture(scope='module', params=PHOTOGRAPHS)
 def compared(request, explainer):
-    """What the script computes of a photograph; the reference's activations, and a function: its relevance by a composite."""
-    seen = scripts('vgg').pictures.open_picture(ROOT / 'vgg' / 'images' / f'{request.param}.jpg', (224, 224, 3)).seen
+    """What the script computes of a photograph; the reference's activations, and a function: its
+    relevance by a composite."""
+    seen = scripts('vgg').pictures.open_picture(ROOT / 'vgg' / 'images' / f'{request.param}.jpg',
+                                                (224, 224, 3)).seen
     results = explainer(seen[None])
     weights, known = reference.read_weights(scripts('vgg').network.BUNDLED['caltech101']), {}
     activations = reference.forward(seen, weights)
-    winners = {name: reference.winners(a) for name, a in activations.items() if name.endswith('pool')}
+    winners = {name: reference.winners(a) for name,
+               a in activations.items() if name.endswith('pool')}
     target = int(activations['logits'].argmax())
 
     def relevance(composite):

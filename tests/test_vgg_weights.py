@@ -1,4 +1,5 @@
-"""Weight files as Keras itself writes them: the logits of our graph are those of the Keras model that was saved."""
+"""Weight files as Keras itself writes them: the logits of our graph are those of the Keras model
+that was saved."""
 import os
 import subprocess
 import sys
@@ -27,21 +28,25 @@ def flat_model(name):
 def nested_model(name):
     """The same, the convolutions a model inside the model."""
     base = getattr(keras.applications, name)(weights=None, include_top=False, input_shape=SHAPE)
-    return keras.Sequential([keras.Input(SHAPE), base, keras.layers.Flatten(), keras.layers.Dense(HEAD[0], activation='relu'),
+    return keras.Sequential([keras.Input(SHAPE), base, keras.layers.Flatten(),
+                             keras.layers.Dense(HEAD[0], activation='relu'),
                              keras.layers.Dense(HEAD[1])])
 
 
 def nested_features(name):
-    """The same, the first dense layer in the inner model too: the outer one, nearer the root of the file, comes after it."""
+    """The same, the first dense layer in the inner model too: the outer one, nearer the root of the
+    file, comes after it."""
     base = getattr(keras.applications, name)(weights=None, include_top=False, input_shape=SHAPE)
     x = keras.layers.Dense(HEAD[0], activation='relu')(keras.layers.Flatten()(base.output))
-    return keras.Sequential([keras.Input(SHAPE), keras.Model(base.input, x), keras.layers.Dense(HEAD[1])])
+    return keras.Sequential([keras.Input(SHAPE), keras.Model(base.input, x),
+                             keras.layers.Dense(HEAD[1])])
 
 
 def randomise(model):
     """Weights that keep the activations' size from layer to layer, and biases that are not zero."""
     rng = np.random.default_rng(4)
-    model.set_weights([rng.normal(0, np.sqrt(2 / max(1, w[..., 0].size)) if w.ndim > 1 else 0.1, w.shape).astype(np.float32)
+    model.set_weights([rng.normal(0, np.sqrt(2 / max(1, w[..., 0].size)) if w.ndim > 1 else 0.1,
+                                  w.shape).astype(np.float32)
                        for w in model.get_weights()])
     return model
 
@@ -49,7 +54,8 @@ def randomise(model):
 @pytest.fixture(scope='module')
 def pixels():
     """A bundled photograph as the network sees it."""
-    return scripts('vgg').pictures.open_picture(ROOT / 'vgg' / 'images' / 'panda.jpg', (224, 224, 3)).seen[None]
+    return scripts('vgg').pictures.open_picture(ROOT / 'vgg' / 'images' / 'panda.jpg',
+                                                (224, 224, 3)).seen[None]
 
 
 @pytest.fixture(scope='module')
@@ -68,7 +74,8 @@ def truths(pixels):
 
 def logits(path, pixels):
     """The logits of the network in a file."""
-    explainer = scripts('vgg').explainer.Explainer(scripts('vgg').network.open_network(path, preprocessing='caffe'), [])
+    explainer = scripts('vgg').explainer.Explainer(scripts('vgg').network.open_network(path,
+        preprocessing='caffe'), [])
     found = explainer.classify(pixels)[0]
     explainer.session.close()
     return found
@@ -98,7 +105,8 @@ def test_vgg19(truths, pixels, tmp_path):
 
 
 def test_layout_of_the_published_weights(truths, pixels, tmp_path):
-    """That of Keras 2: the file and each of its groups list what they hold; layers without weights stand there too."""
+    """That of Keras 2: the file and each of its groups list what they hold; layers without weights
+    stand there too."""
     model, expected = truths(flat_model, 'VGG16')
     with h5py.File(tmp_path / 'published.h5', 'w') as file:
         file.attrs['layer_names'] = [layer.name.encode() for layer in model.layers]
@@ -126,15 +134,18 @@ def test_trained_model_with_its_optimizer(pixels, tmp_path):
 
 @pytest.fixture
 def small_model(monkeypatch, tmp_path):
-    """A function: saves a VGG of two channels with this layer inside its head. Returns the model and its file."""
+    """A function: saves a VGG of two channels with this layer inside its head. Returns the model
+    and its file."""
     monkeypatch.setattr(scripts('vgg').model, 'WIDTHS', (2, 2, 2, 2, 2))
 
     def saved(layer, file):
         layers = [keras.Input(SHAPE)]
         for depth in (2, 2, 3, 3, 3):
-            layers += [keras.layers.Conv2D(2, 3, padding='same', activation='relu') for _ in range(depth)]
+            layers += [keras.layers.Conv2D(2, 3, padding='same', activation='relu')
+                       for _ in range(depth)]
             layers += [keras.layers.MaxPooling2D()]
-        layers += [keras.layers.Flatten(), keras.layers.Dense(6, activation='relu'), layer, keras.layers.Dense(5)]
+        layers += [keras.layers.Flatten(), keras.layers.Dense(6, activation='relu'), layer,
+                   keras.layers.Dense(5)]
         model = keras.Sequential(layers)
         (model.save_weights if 'weights' in file else model.save)(tmp_path / file)
         return model, tmp_path / file
@@ -155,7 +166,8 @@ def test_batch_normalisation_in_the_head(small_model, pixels, file):
     model, path = small_model(keras.layers.BatchNormalization(), file)
     keras_models.randomise(model)
     model.save(path)
-    expected = model.predict_on_batch(keras.applications.vgg16.preprocess_input(np.float32(pixels)))[0]
+    inputs = keras.applications.vgg16.preprocess_input(np.float32(pixels))
+    expected = model.predict_on_batch(inputs)[0]
     assert np.abs(logits(path, pixels) - expected).max() <= 1e-4 * np.abs(expected).max()
 
 
@@ -180,9 +192,12 @@ def test_classes_of_the_published_weights(monkeypatch, tmp_path):
 
 
 def test_imagenet_without_network_says_which_file_to_copy(tmp_path):
-    nowhere = {key: 'http://127.0.0.1:9' for key in ('http_proxy', 'https_proxy', 'HTTP_PROXY', 'HTTPS_PROXY')}
-    end = subprocess.run([sys.executable, ROOT / 'vgg' / 'lrp.py', photograph(tmp_path / 'a.png'), '--results', tmp_path / 'out'],
-                         cwd=tmp_path, env={**os.environ, **nowhere, 'no_proxy': '', 'KERAS_HOME': str(tmp_path / 'keras')},
+    nowhere = {key: 'http://127.0.0.1:9'
+               for key in ('http_proxy', 'https_proxy', 'HTTP_PROXY', 'HTTPS_PROXY')}
+    end = subprocess.run([sys.executable, ROOT / 'vgg' / 'lrp.py', photograph(tmp_path / 'a.png'),
+                          '--results', tmp_path / 'out'],
+                         cwd=tmp_path, env={**os.environ, **nowhere, 'no_proxy': '',
+                                            'KERAS_HOME': str(tmp_path / 'keras')},
                          capture_output=True, text=True)
     assert end.returncode == 2
     assert len(end.stderr.splitlines()) == 1
@@ -191,15 +206,18 @@ def test_imagenet_without_network_says_which_file_to_copy(tmp_path):
 
 
 def test_imagenet_weights_are_taken_from_the_cache(monkeypatch, tmp_path):
-    """A file of the right name but not of the right contents is not taken: Keras checks its digest."""
+    """A file of the right name but not of the right contents is not taken: Keras checks its
+    digest."""
     weights, asked = scripts('vgg').network, {}
 
     def get_file(name, origin, cache_subdir, file_hash):
         asked.update(name=name, origin=origin, folder=cache_subdir, digest=file_hash)
         return str(tmp_path / name)
     monkeypatch.setattr(keras.utils, 'get_file', get_file)
-    assert weights.weight_file('imagenet', 'vgg19') == tmp_path / 'vgg19_weights_tf_dim_ordering_tf_kernels.h5'
-    assert asked['origin'].endswith('keras-applications/vgg19/' + asked['name']) and asked['folder'] == 'models'
+    assert weights.weight_file('imagenet',
+                               'vgg19') == tmp_path / 'vgg19_weights_tf_dim_ordering_tf_kernels.h5'
+    assert asked['origin'].endswith('keras-applications/vgg19/' + asked['name'])
+    assert asked['folder'] == 'models'
     assert asked['digest'] == 'cbe5617147190e668d6c5d5026f83318'
 
 
@@ -207,7 +225,8 @@ def test_imagenet_weights_are_taken_from_the_cache(monkeypatch, tmp_path):
 
 @pytest.fixture
 def small_npz(monkeypatch, tmp_path):
-    """A function: writes a small VGG's arrays in this order of layers, under these names. Returns the file."""
+    """A function: writes a small VGG's arrays in this order of layers, under these names. Returns
+    the file."""
     vgg = shrink(monkeypatch)
     arrays = random_weights(widths := (2, 2, 3, 3, 3))
     monkeypatch.setattr(vgg.model, 'WIDTHS', widths)
@@ -215,7 +234,8 @@ def small_npz(monkeypatch, tmp_path):
     def write(order=None, names=None):
         order = order or [key[:-len('/kernel')] for key in arrays if key.endswith('/kernel')]
         path = tmp_path / f'{len(list(tmp_path.iterdir()))}.npz'
-        np.savez(path, **{f'{name}/{part}': arrays[f'{layer}/{part}'] for layer, name in zip(order, names or order)
+        np.savez(path, **{f'{name}/{part}': arrays[f'{layer}/{part}'] for layer,
+                          name in zip(order, names or order)
                           for part in ('kernel', 'bias')})
         return path
     write.layers = [key[:-len('/kernel')] for key in arrays if key.endswith('/kernel')]
@@ -242,16 +262,20 @@ def test_names_that_contradict_the_order_are_refused(small_npz):
     with pytest.raises(scripts('vgg').common.Refused, match='numbers.*model.save'):
         vgg.network.open_network(small_npz(names=exchanged(names, 'conv2d_11', 'conv2d_12')))
     with pytest.raises(scripts('vgg').common.Refused, match='block3_conv1 has shape'):
-        vgg.network.open_network(small_npz(names=exchanged(small_npz.layers, 'block3_conv1', 'block3_conv2')))
+        vgg.network.open_network(small_npz(names
+                                           =exchanged(small_npz.layers, 'block3_conv1',
+                                                      'block3_conv2')))
 
 
 @pytest.mark.parametrize('depth', ['vgg16', 'vgg19'])
 def test_weights_alone_are_taken_for_the_vgg_that_fits(tmp_path, monkeypatch, capsys, depth):
     shrink(monkeypatch)
     np.savez(tmp_path / 'w.npz', **random_weights(model=depth))
-    end = run(scripts('vgg').lrp.main, capsys, photograph(tmp_path / 'a.png'), '--weights', tmp_path / 'w.npz', '--preprocessing', 'caffe', '--results', tmp_path)
+    end = run(scripts('vgg').lrp.main, capsys, photograph(tmp_path / 'a.png'), '--weights',
+              tmp_path / 'w.npz', '--preprocessing', 'caffe', '--results', tmp_path)
     assert end.status == 0
-    assert f'taken for {depth}, preprocessing caffe, ReLU between dense layers, softmax at the end, 5 classes' in end.network
+    assert (f'taken for {depth}, preprocessing caffe, ReLU between dense layers, softmax at the '
+            'end, 5 classes') in end.network
 
 
 def test_a_head_on_global_pooling_is_told_to_save_the_whole_model(monkeypatch, tmp_path):
@@ -259,7 +283,8 @@ def test_a_head_on_global_pooling_is_told_to_save_the_whole_model(monkeypatch, t
     arrays = random_weights((2, 2, 2, 2, 2))
     arrays['fc1/kernel'] = np.zeros((2, 6), np.float32)
     np.savez(tmp_path / 'pooled.npz', **arrays)
-    with pytest.raises(scripts('vgg').common.Refused, match=r"fc1 has shape \[2, 6\].*save the whole model.*model.save\('my.keras'\)"):
+    with pytest.raises(scripts('vgg').common.Refused,
+                       match=r"fc1 has shape \[2, 6\].*whole model.*model.save\('my.keras'\)"):
         scripts('vgg').network.open_network(tmp_path / 'pooled.npz')
 
 

@@ -33,7 +33,6 @@ from pictures import resized
 from rules import COMPOSITES, both_signs
 from run import add_network_options
 
-OTHERS = ['gradient x input', 'edges']  # what stands beside the rules
 SHOWN = ['epsilon-gamma-box', 'deep-taylor']  # rules drawn for one mosaic
 
 
