@@ -12,10 +12,7 @@ from model import LAYERS, LINEAR, affine, linear, pool, transposed
 
 
 def tiny(z):
-    """The stabiliser of rules whose z is never negative: 1e-20, too small to show in any sum.
-
-    One number for each output, which TensorFlow adds within the linear operation.
-    """
+    """The stabiliser of rules whose z is never negative: 1e-20, too small to show in any sum."""
     return tf.fill(z.shape[-1:], tf.constant(1e-20, z.dtype))
 
 
@@ -35,8 +32,7 @@ def zplus(layer, a, weights, r):
 
 
 def zbeta(layer, a, weights, r, low, high):
-    """zB rule for inputs low <= a <= high (Montavon et al. 2017, Sec. 4.2). Conserves wherever z >
-    0.
+    """zB rule for low <= a <= high (Montavon et al. 2017, Sec. 4.2). Conserves wherever z > 0.
 
     z = sum (a - low) w+ + (a - high) w-: both terms are >= 0, so nothing cancels. They lie side by
     side along the input channels: one linear operation each way.

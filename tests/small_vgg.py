@@ -62,7 +62,9 @@ def run(main, capsys, *arguments):
     lines = out.splitlines()
     network = next((line for line in lines if ' convolution' in line), None)
     lines = [line for line in lines if line is not network]
-    summary = lines.pop() if lines and ' explained, ' in lines[-1] else None
+    summary = None
+    if lines and (' explained, ' in lines[-1] or lines[-1].endswith('.jpg')):
+        summary = lines.pop()
     return SimpleNamespace(status=status, network=network, out=lines, summary=summary,
                            err=err.splitlines())
 

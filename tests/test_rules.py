@@ -47,6 +47,7 @@ RULES = {  # ours, the oracle's, and whether inputs may have both signs
     'epsilon': (partial(rules.epsilon, eps=0.1), partial(oracle.epsilon, eps=0.1), True),
     'gamma': (rules.gamma, oracle.gamma, False),
     'gamma, signed': (rules.gamma_signed, oracle.gamma_signed, True),
+    'gamma, signed outputs': (rules.gamma_signed, oracle.gamma_signed, False),
     'alpha1': (rules.ALPHA1, partial(oracle.alpha_beta, alpha=1, beta=0), False),
     'alpha2': (rules.ALPHA2, partial(oracle.alpha_beta, alpha=2, beta=1), False),
     'alpha1, signed': (rules.ALPHA1, partial(oracle.alpha_beta, alpha=1, beta=0), True),

@@ -57,7 +57,9 @@ def explain(args):
         failed += broken
         if len(paths) > 1:
             print(f'{len(jobs) - len(broken)} explained, {done} done before, {len(failed)} failed; '
-                  f'{time.time() - begin:.0f} seconds')
+                  f'{time.time() - begin:.0f} seconds; results in {args.results}')
+        elif not broken:
+            print(f'wrote {files[-1]}')
     return failed
 
 

@@ -122,7 +122,7 @@ class Weights:
 
 
 # Linear layers. A rule may hand over several tensors at once, side by side along the channels of a,
-# with as many parts along the last axis but one of w (see `halves` in rules.py): it gets the sum.
+# with as many parts along the last axis but one of w (see `by_sign` in rules.py): it gets the sum.
 
 def linear(layer, a, w):
     """The outputs of a linear layer for inputs a, without the bias, in the precision of w.

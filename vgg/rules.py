@@ -14,10 +14,7 @@ from model import LINEAR, affine, joined, linear, moved, moved_back, pool, trans
 
 
 def tiny(z):
-    """The stabiliser of rules whose z is never negative: 1e-20, too small to show in any sum.
-
-    One number for each output, which TensorFlow adds within the linear operation.
-    """
+    """The stabiliser of rules whose z is never negative: 1e-20, too small to show in any sum."""
     return tf.fill(z.shape[-1:], tf.constant(1e-20, z.dtype))
 
 
@@ -37,8 +34,7 @@ def zplus(layer, a, weights, r):
 
 
 def zbeta(layer, a, weights, r, low, high):
-    """zB rule for inputs low <= a <= high (Montavon et al. 2017, Sec. 4.2). Conserves wherever z >
-    0.
+    """zB rule for low <= a <= high (Montavon et al. 2017, Sec. 4.2). Conserves wherever z > 0.
 
     z = sum (a - low) w+ + (a - high) w-: both terms are >= 0, so nothing cancels. They lie side by
     side along the input channels: one linear operation each way.
@@ -108,21 +104,33 @@ def gamma_signed(layer, a, weights, r, gamma=0.25):
 
     What gives an output its sign counts 1 + gamma times.
     """
-    x = halves(a)
-    raising = tf.concat([weights.positive, weights.negative], -2)
-    lowering = tf.concat([weights.negative, weights.positive], -2)
+    x, raising, lowering = by_sign(layer, a, weights)
     z = affine(layer, a, weights)
     rises = linear(layer, x, raising) + tf.maximum(weights.b, 0.0)
-    falls = linear(layer, x, lowering) + tf.minimum(weights.b, 0.0)
+    falls = z - rises  # nothing cancels where z < 0
     s = r / stabilise(z + gamma * tf.where_v2(z >= 0, rises, falls), 1e-9)
-    up, down = tf.where_v2(z >= 0, s, tf.zeros_like(s)), tf.where_v2(z >= 0, tf.zeros_like(s), s)
-    c = transposed(layer, up, raising, x) + transposed(layer, down, lowering, x)
-    return a * transposed(layer, s, weights.w, a) + gamma * tf.add_n(tf.split(x * c, 2, -1))
+    up = gamma * tf.where_v2(z >= 0, s, tf.zeros_like(s))
+    down = gamma * s - up
+    c = transposed(layer, s + up, raising, x) + transposed(layer, s + down, lowering, x)
+    return folded(layer, x * c)
 
 
-def halves(a):
-    """The positive and the negative part of a, side by side along the channels."""
-    return tf.concat([tf.maximum(a, 0.0), tf.minimum(a, 0.0)], -1)
+def by_sign(layer, a, weights):
+    """The inputs, and the weights by which they raise and lower z.
+
+    Inputs of both signs become two halves, side by side along the channels: a+ and a-.
+    """
+    if not layer.signed:
+        return a, weights.positive, weights.negative
+    x = tf.concat([tf.maximum(a, 0.0), tf.minimum(a, 0.0)], -1)
+    raising = tf.concat([weights.positive, weights.negative], -2)
+    lowering = tf.concat([weights.negative, weights.positive], -2)
+    return x, raising, lowering
+
+
+def folded(layer, r):
+    """The relevance of inputs, from that of what `by_sign` made of them."""
+    return tf.add_n(tf.split(r, 2, -1)) if layer.signed else r
 
 
 def alpha_beta(layer, a, weights, r, alpha):
@@ -131,25 +139,17 @@ def alpha_beta(layer, a, weights, r, alpha):
     alpha r is shared among what raises z, and beta r taken from what lowers it, each in proportion
     to its own sum.
     """
-    if layer.signed:
-        x = halves(a)
-        raising = tf.concat([weights.positive, weights.negative], -2)
-        lowering = tf.concat([weights.negative, weights.positive], -2)
-    else:
-        x, raising, lowering = a, weights.positive, weights.negative
+    x, raising, lowering = by_sign(layer, a, weights)
     rises = linear(layer, x, raising) + (tf.maximum(weights.b, 0.0) + 1e-20)
     c = transposed(layer, alpha * r / rises, raising, x)
     if alpha > 1:
         falls = linear(layer, x, lowering) + (tf.minimum(weights.b, 0.0) - 1e-20)
         c -= transposed(layer, (alpha - 1) * r / falls, lowering, x)
-    return tf.add_n(tf.split(x * c, 2 if layer.signed else 1, -1))
+    return folded(layer, x * c)
 
 
 def lifted(layer, a, weights, r, share=0.0):
-    """Epsilon rule with an epsilon for each image: 1e-9 and a share of the root mean square of z.
-
-    From the tutorial of Montavon et al. 2019.
-    """
+    """Epsilon rule with 1e-9 and a share of the rms of z (tutorial of Montavon et al. 2019)."""
     z = affine(layer, a, weights)
     s = r / stabilise(z, 1e-9 + share_of_rms(z, share))
     c = transposed(layer, s, weights.w, a)
