@@ -6,7 +6,7 @@ eagerly.
 """
 import re
 
-from conftest import scripts
+from conftest import ROOT, scripts
 import keras
 import keras_models
 import numpy as np
@@ -67,9 +67,10 @@ def as_classes(found):
 
 
 @pytest.mark.parametrize('name', keras_models.MODELS)
-def test_outputs_are_those_of_keras(opened, capsys, name):
-    """And the first line of output says what was read."""
-    model, explainer = opened(name, [])
+def test_explained_as_keras_computes(opened, capsys, name):
+    """Outputs are Keras's, epsilon is its gradient x input, and the first line of output says what
+    was read."""
+    model, explainer = opened(name, ['epsilon'], precision='float64')
     line, = capsys.readouterr().out.splitlines()
     assert line.startswith('my.keras: ') and line.endswith('; outputs match Keras')
     assert keras_models.MODELS[name][2] in line
@@ -84,6 +85,8 @@ def test_outputs_are_those_of_keras(opened, capsys, name):
     else:
         found = explainer.network.probabilities(logits)
         assert np.abs(found - as_classes(expected)).max() < 1e-4
+    if explainer.pixels.shape[1:3] == explainer.network.size[:2]:  # else resized: other pixels
+        assert_epsilon_is_gradient_times_input(model, explainer)
 
 
 @pytest.mark.parametrize('file', ['my.keras', 'my.h5'])
@@ -98,15 +101,11 @@ def test_both_files_that_keras_3_writes(opened, name, file):
                   - as_classes(expected)).max() < 1e-4
 
 
-@pytest.mark.parametrize('name', keras_models.MODELS)
-def test_epsilon_is_gradient_times_input_of_the_keras_model(opened, name):
+def assert_epsilon_is_gradient_times_input(model, explainer):
     """The gradient is Keras's own, at its logits, with regard to the picture that is given to the
     model; what the model makes of the picture before its first layer is affine in each pixel, so
     the gradient at that layer is that one over the slope."""
-    model, explainer = opened(name, ['epsilon'], precision='float64')
     network, images = explainer.network, pictures(explainer.network.size, 2)
-    if explainer.pixels.shape[1:3] != network.size[:2]:
-        return  # resized: another number of pixels
     last = [layer for layer in model.layers if not isinstance(layer, keras.layers.Dropout)][-1]
     if getattr(last, 'activation', None) in (keras.activations.softmax, keras.activations.sigmoid):
         last.activation = keras.activations.linear
@@ -260,3 +259,36 @@ def test_what_biases_take_is_said(tmp_path, capsys):
                tmp_path / 'r']
     line, = run(scripts('vgg').lrp.main, capsys, *options, '--rule', 'epsilon', 'zplus').out
     assert line.endswith('biases took over nine tenths of the relevance: epsilon'), line
+
+
+@pytest.mark.parametrize('family, activated', [('MobileNetV2', 'relu'), ('ResNet50V2', 'relu'),
+                                               ('EfficientNetB0', 'swish')])
+def test_networks_of_keras_applications(family, activated, tmp_path):
+    """Branches, depthwise convolutions, gates, with random statistics: outputs are Keras's, and
+    epsilon is gradient x input where all activations are ReLU."""
+    keras.utils.clear_session()
+    model = getattr(keras.applications, family)(weights=None, input_shape=(64, 64, 3), classes=5)
+    rng = np.random.default_rng(0)
+    for layer in keras_models.everything(model):
+        if isinstance(layer, keras.layers.BatchNormalization):
+            for weight in layer.weights:
+                positive = weight.name in ('gamma', 'moving_variance')
+                values = rng.uniform(0.5, 1.5, weight.shape)
+                weight.assign(values if positive else 0.2 * values - 0.2)
+    model.save(tmp_path / 'my.keras')
+    explainer = scripts('vgg').lrp.open_explainer(
+        str(tmp_path / 'my.keras'), ['epsilon', 'epsilon-gamma-box', 'deep-taylor'],
+        preprocessing='tf', gradient=True)  # the outputs are compared here
+    images = pictures(explainer.network.size, 1)
+    found = explainer(images)
+    assert all(np.isfinite(r).all() and r.any() for r in found.relevance.values())
+    if activated == 'relu':
+        expected = explainer.gradient_times_input(images, found.targets)
+        assert np.corrcoef(found.relevance['epsilon'].ravel(), expected.ravel())[0, 1] > 0.999
+
+
+def test_bundled_efficientnet_knows_a_panda(tmp_path, capsys):
+    panda = ROOT / 'vgg' / 'images' / 'panda.jpg'
+    end = run(scripts('vgg').lrp.main, capsys, panda, '--weights', 'lite0', '--results', tmp_path)
+    assert end.status == 0 and end.network.endswith('1000 classes; outputs match Keras')
+    assert ': giant panda 0.8' in end.out[0] and 'biases took over nine tenths' in end.out[0]
