@@ -67,8 +67,10 @@ def open_session(mixed=False):
     if mixed:
         rewriting = config.graph_options.rewrite_options
         rewriting.auto_mixed_precision_onednn_bfloat16 = tf.RewriterConfig.ON
-    with silence():  # the first session starts TensorFlow's devices, and some versions log it
-        return tf.Session(config=config)
+    with silence():  # some versions log the first session and its first run
+        session = tf.Session(config=config)
+        session.run(tf.no_op())
+    return session
 
 
 # The command line
