@@ -62,11 +62,16 @@ tf, keras = Lazy('tensorflow.compat.v1'), Lazy('keras')
 
 
 def open_session(mixed=False):
-    """A session on the default graph. mixed: TensorFlow runs its linear ops in bfloat16."""
+    """A session on the default graph. mixed: TensorFlow runs its linear ops in bfloat16.
+
+    On a GPU, memory is taken as needed, and products of float32 keep all their bits.
+    """
     config = tf.ConfigProto()
+    config.gpu_options.allow_growth = True
+    tf.config.experimental.enable_tensor_float_32_execution(mixed)
     if mixed:
         rewriting = config.graph_options.rewrite_options
-        rewriting.auto_mixed_precision_onednn_bfloat16 = tf.RewriterConfig.ON
+        rewriting.auto_mixed_precision_onednn_bfloat16 = rewriting.ON
     with silence():  # some versions log the first session and its first run
         session = tf.Session(config=config)
         session.run(tf.no_op())

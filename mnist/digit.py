@@ -2,12 +2,13 @@
 import warnings
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from common import Refused
-from strokes import find, shrunk, trimmed
+from strokes import check_single, find, pieces_of, shrunk, trimmed
 
 SMALL = 64  # pixels, longer side of pictures that are like MNIST's: no room for uneven light
+Image.MAX_IMAGE_PIXELS = 250_000_000  # Pillow refuses pictures of twice as many
 WORK = 512  # pixels, the longer side of a picture in which a digit is searched for
 
 
@@ -33,6 +34,8 @@ def read(path):
             return to_grey(ImageOps.exif_transpose(image))
     except FileNotFoundError:
         raise Refused(f'{path}: no such file') from None
+    except UnidentifiedImageError:
+        raise Refused(f'{path}: not a picture that can be read; export it as JPEG or PNG') from None
     except Exception as error:  # Pillow raises of all kinds
         raise Refused(f'{path}: not a picture that can be read ({error})') from None
 
@@ -64,7 +67,10 @@ def ink_of_small(grey):
     ink = np.abs(grey - np.median(np.concatenate([grey[0], grey[-1], grey[:, 0], grey[:, -1]])))
     if ink.max() < 0.1:
         raise Refused('the picture has one shade')
-    return np.clip(1.25 * ink / ink.max() - 0.25, 0, 1)
+    ink = np.clip(1.25 * ink / ink.max() - 0.25, 0, 1)
+    pieces = pieces_of(ink, 0.5)
+    check_single(pieces, np.arange(len(pieces.mass)))
+    return ink
 
 
 def to_size(ink):

@@ -7,7 +7,9 @@ from PIL import Image
 from common import Refused
 
 FAINTEST = 0.08  # ink, as its difference from the paper where white is 1 and black 0
-SPARSEST = 0.07  # of a digit, the share of its rectangle that is ink
+SPARSEST, DARK = 0.02, 0.28  # of a digit, the share of its rectangle that is ink, if as dark as
+FAINT_SPARSEST = 0.07  # and if it is not so dark: it could be the lines of the paper
+THIN = 0.12  # the share below which strokes are drawn wider, like MNIST's
 
 
 def find(grey):
@@ -16,6 +18,9 @@ def find(grey):
     Looks for dark ink on a light ground and for light ink on a dark one, and takes what stands out
     more. Raises Refused, which says what is there instead.
     """
+    ink = filling(grey)
+    if ink is not None:
+        return ink
     above, found = above_medians(grey), []
     for values, away in (grey, -above), (1 - grey, above):
         dark, ground = darkness(values)
@@ -28,10 +33,34 @@ def find(grey):
         raise Refused('the picture has one shade' if np.ptp(above) < 0.1
                       else 'no strokes that stand free on even ground')
     free, _, dark, seed = max(found, key=lambda candidate: candidate[:2])
-    ink = strokes(dark, seed) if free else cropped(dark, seed)
-    if ink.mean() < SPARSEST:
+    if not free:
+        raise Refused('only something that runs off the picture; leave some paper around the '
+                      'digit')
+    ink = strokes(dark, seed)
+    if ink.mean() < (SPARSEST if np.quantile(dark[seed], 0.9) > DARK else FAINT_SPARSEST):
         raise Refused('only scattered specks, or the lines of the paper')
+    while ink.mean() < THIN:
+        ink = running_max(np.pad(ink, 2), 3)
     return ink
+
+
+def filling(grey):
+    """The ink of a picture [h, w] that was cut to its digit: one piece, dark or light, that reaches
+    all four sides, while the paper lies between. None if the picture is not like that."""
+    low, high = np.quantile(grey, [0.02, 0.98])
+    light = np.clip((grey - low) / max(high - low, 0.01), 0, 1)
+    if high - low < 0.3 or ((light > 0.3) & (light < 0.7)).mean() > 0.15:
+        return None  # not ink and paper alone
+    slack, rim = 1 + max(grey.shape) // 50, np.ones(grey.shape, bool)
+    rim[1:-1, 1:-1] = False
+    for ink in 1 - light, light:
+        pieces = pieces_of(ink, 0.5)
+        largest = pieces.mass.argmax()
+        low, high = pieces.low[largest], np.array(grey.shape) - pieces.high[largest]
+        alone = pieces.mass[largest] > 0.9 * pieces.mass.sum()
+        if alone and max(*low, *high) <= slack and ink[rim].mean() < 0.5:
+            return ink
+    return None
 
 
 def above_medians(grey):
@@ -167,7 +196,8 @@ def strokes(dark, seed):
         if pieces.free[chosen].all():
             break
     else:
-        raise Refused('only something that runs off the picture')
+        raise Refused('only something that runs off the picture; leave some paper around the '
+                      'digit')
     strong = np.isin(pieces.numbers, chosen)
     lowest = max(1.25 * texture_around(dark, pieces, chosen), 4 * noise_of(dark))
     lowest = np.clip(lowest, 0.25 * level, share * level)
@@ -206,28 +236,16 @@ def group(pieces, main):
              & (pieces.mass > 0.25 * pieces.mass[main]))
     if other.any():
         raise Refused(f'{1 + other.sum()} pieces of similar size')
-    tall = [i for i in chosen if extent[i, 0] > 0.6 * (high - low)[0]]
-    if any(pieces.low[j, 1] >= pieces.high[i, 1] for i in tall for j in tall):
-        raise Refused('two pieces side by side')
+    check_single(pieces, chosen)
     return chosen
 
 
-def cropped(dark, seed):
-    """The ink of a digit that reaches the rim of its picture, as in a tight crop.
-
-    Raises Refused if it looks more like a shadow, a line or the edge of a sheet: if it touches the
-    rim in many places, runs along it, is small, or long and thin.
-    """
-    edge = seed.copy()
-    edge[1:-1, 1:-1] = False
-    touches = components(edge).max() + 1
-    rows, columns = np.flatnonzero(seed.any(1)), np.flatnonzero(seed.any(0))
-    size = np.ptp(rows) + 1, np.ptp(columns) + 1
-    if (touches > 8 or edge.sum() > 0.6 * sum(dark.shape) or max(size) < 0.5 * max(dark.shape)
-            or max(size) > 8 * min(size)):
-        raise Refused('only something that runs off the picture')
-    level = np.quantile(dark[seed], 0.9)
-    return cut(dark, dark > 0.25 * level, level, 0.25 * level)
+def check_single(pieces, chosen):
+    """Refuses chosen pieces of which two are tall and stand side by side, as two digits do."""
+    height = pieces.high[chosen, 0].max() - pieces.low[chosen, 0].min()
+    tall = [i for i in chosen if pieces.high[i, 0] - pieces.low[i, 0] > 0.6 * height]
+    if any(pieces.low[j, 1] >= pieces.high[i, 1] for i in tall for j in tall):
+        raise Refused('two pieces side by side')
 
 
 def cut(dark, keep, level, weak):

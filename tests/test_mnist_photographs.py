@@ -18,6 +18,7 @@ PENS = {  # the stroke's width in heights of the digit, and the ink's colour in 
     'felt': (0.10, (0.12, 0.12, 0.14)),
     'ballpoint': (0.05, (0.15, 0.2, 0.55)),
     'pencil': (0.06, (0.55, 0.55, 0.56)),
+    'thin': (0.02, (0.15, 0.2, 0.55)),
     'marker': (0.17, (0.08, 0.08, 0.1)),
     'chalk': (0.11, (0.8, 0.8, 0.78)),
 }
@@ -42,6 +43,7 @@ CONDITIONS = {  # what differs from MNIST's strokes on plain paper, in flat ligh
     'few pixels': dict(side=300, fall=0.45),
     'many pixels': dict(side=2400, fall=0.45),
     'large': dict(size=(0.35, 0.5), fall=0.45),
+    'large in thin strokes': dict(pen='thin', size=(0.3, 0.42), fall=0.2),
 }
 
 
@@ -182,13 +184,38 @@ def seen(explainer, explained, digits):
 @pytest.mark.parametrize('condition, least', [
     ('flat', 11), ('fall-off', 11), ('strong fall-off', 11), ('shadow', 11),
     ('shadow across the digit', 10), ('vignette', 11),
-    ('ballpoint', 9), ('pencil', 9), ('marker', 9), ('ruled', 11), ('squared', 11),
+    ('ballpoint', 9), ('large in thin strokes', 9), ('pencil', 9),
+    ('marker', 9), ('ruled', 11), ('squared', 11),
     ('blackboard', 9), ('noisy', 11), ('few pixels', 11)])
 def test_digits_in_photographs_are_seen(explainer, seen, condition, least):
     """Of 12, whatever the light; of other pens than MNIST's fewer, for the small network has not
     seen their strokes."""
     assert len(seen) == 12
     assert score(explainer.classify, seen, condition, 5) >= least
+
+
+@pytest.mark.parametrize('pen', ['felt', 'marker'])
+@pytest.mark.parametrize('paper, ink', [(235, 45), (40, 220)])
+def test_digits_cut_to_their_ink_are_seen(explainer, seen, pen, paper, ink):
+    right = 0
+    for image in seen:
+        strokes = np.clip(written(image, PENS[pen][0]), 0, 1)
+        rows, columns = ((strokes > 0.2).any(axis).nonzero()[0] for axis in (1, 0))
+        strokes = strokes[rows[0]:rows[-1] + 1, columns[0]:columns[-1] + 1]
+        file = io.BytesIO()
+        Image.fromarray(np.uint8(paper + (ink - paper) * strokes)).save(file, 'png')
+        expected = explainer.classify(image[None] / np.float32(255)).argmax()
+        found = explainer.classify(scripts('mnist').digit.digit(file)[None]).argmax()
+        right += found == expected
+    assert right >= 9
+
+
+def test_small_picture_of_several_digits_is_refused(digits):
+    for seed in range(4):
+        row = np.concatenate([image[:, 4:24] for image in digits[0][seed:seed + 3]], 1)
+        file = io.BytesIO()
+        Image.fromarray(255 - row).save(file, 'png')
+        assert 'side by side' in refusal(file)
 
 
 def refusal(file):

@@ -146,6 +146,72 @@ def test_line_says_what_is_taken_for_white(lrp, name, image, options, note):
     assert ('taken for white' in line) == bool(note)
 
 
+QUARTERS = np.float64([[30, 100], [170, 240]])  # grey as it is to be seen
+
+
+def write_tiff(path, values, photometric=1):
+    """An uncompressed TIFF of grey [h, w], or of colours in planes [3, h, w]."""
+    planes = values if values.ndim == 3 else values[None]
+    n, height, width = planes.shape
+    kind = {'u': 1, 'i': 2, 'f': 3}[values.dtype.kind]
+    tags = [(256, [width]), (257, [height]), (258, [8 * values.itemsize] * n), (259, [1]),
+            (262, [2 if n > 1 else photometric]), (273, [0] * n), (277, [n]), (278, [height]),
+            (279, [planes[0].nbytes] * n), (284, [1 + (n > 1)]), (339, [kind] * n)]
+    data = 8 + 2 + 12 * len(tags) + 4
+    pictures = data + 4 * sum(len(each) for _, each in tags if len(each) > 1)
+    entries, extra = b'', b''
+    for tag, numbers in tags:
+        if tag == 273:  # where each plane begins
+            numbers = [pictures + i * planes[0].nbytes for i in range(n)]
+        packed = struct.pack(f'<{len(numbers)}I', *numbers)
+        where = packed if len(numbers) == 1 else struct.pack('<I', data + len(extra))
+        extra += packed if len(numbers) > 1 else b''
+        entries += struct.pack('<HHI', tag, 4, len(numbers)) + where
+    head = b'II*\0' + struct.pack('<IH', 8, len(tags))
+    path.write_bytes(head + entries + bytes(4) + extra + planes.tobytes())
+
+
+@pytest.mark.parametrize('values, photometric, note', [
+    (QUARTERS.astype('<u2') * 257, 1, ''),
+    (65535 - QUARTERS.astype('<u2') * 257, 0, ''),  # white is zero
+    ((QUARTERS * 128.5).astype('<i2'), 1, '32767 taken for white'),
+    ((QUARTERS / 255).astype('<f4'), 1, '1 taken for white'),
+    (np.array([[-1000, -200], [300, 1000]], '<i2'), 1,
+     'from -1000, taken for black, to 1000, taken for white'),
+    (np.array([[0, 2 ** 31], [3 << 30, 2 ** 32 - 1]], '<u4'), 1, 'taken for white')])
+def test_grey_of_more_than_8_bits(tmp_path, values, photometric, note):
+    """Means what it says; what was assumed is said."""
+    write_tiff(tmp_path / 'a.tif', values, photometric)
+    image, said = scripts('vgg').pictures.open_whole(tmp_path / 'a.tif')
+    low, high = float(values.min()), float(values.max())
+    expected = QUARTERS
+    if values.min() < 0 or values.dtype == np.uint32:
+        expected = 255 * (np.float64(values) - low) / (high - low)
+    np.testing.assert_allclose(np.asarray(image)[..., 0], expected, atol=1)
+    assert note in said and bool(note) == bool(said)
+
+
+def test_transparent_value_in_16_bits_is_white(tmp_path):
+    Image.fromarray((QUARTERS * 257).astype(np.uint16)).save(tmp_path / 'a.png',
+                                                             transparency=100 * 257)
+    image, _ = scripts('vgg').pictures.open_whole(tmp_path / 'a.png')
+    assert np.asarray(image)[..., 0].tolist() == [[30, 255], [170, 240]]
+
+
+def test_pictures_that_are_not_read_rightly_say_what_to_export(tmp_path):
+    write_tiff(tmp_path / 'planes.tif', np.zeros((3, 2, 2), '<u2'))
+    write_tiff(tmp_path / 'double.tif', np.zeros((2, 2), '<f8'))
+    (tmp_path / 'phone.heic').write_bytes(b'\0\0\0\x18ftypheic' + bytes(40))
+    for name, word in [('planes.tif', 'plane'), ('double.tif', 'a TIFF'), ('phone.heic', 'HEIC')]:
+        with pytest.raises(scripts('vgg').common.Refused, match=f'{name}: .*{word}.*export it'):
+            scripts('vgg').pictures.open_whole(tmp_path / name)
+
+
+def test_limit_of_pixels_is_half_a_thousand_million():
+    """Photographs of 200 megapixels are explained; Pillow's error comes at twice its limit."""
+    assert Image.MAX_IMAGE_PIXELS == 250e6
+
+
 def test_picture_of_the_right_size_is_used_as_it_is(lrp):
     picture = np.random.default_rng(0).integers(0, 256, (224, 224, 3), np.uint8)
     Image.fromarray(picture).save('a.png')

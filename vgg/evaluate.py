@@ -21,6 +21,7 @@ def open_evaluation(args, name, others=(), **options):
     check_spared(results, inputs(args, [*paths, *others]))
     explainer = open_explainer(args.weights, args.rule, args.model, args.preprocessing,
                                args.precision, pictures=paths, **options)
+    args.batch_size = args.batch_size or explainer.batch_size
     images, unread = read_pictures(paths, explainer.network.size)
     return explainer, images, failed + unread
 

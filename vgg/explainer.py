@@ -1,5 +1,6 @@
 """A network with its relevance graph: pictures in, relevance out."""
 import itertools
+import os
 from typing import NamedTuple
 
 import numpy as np
@@ -9,6 +10,10 @@ from model import LINEAR, PIXELS, Weights, forward
 from network import by_keras, compare, open_network
 from pictures import first_picture
 from rules import DEFAULT, relevance, start, started
+
+
+ACTIVATIONS = 2e9  # bytes: the outputs of all layers for one batch, at most
+PEAK = 3  # times as much memory is in use while relevance is computed
 
 
 class Explanation(NamedTuple):
@@ -77,6 +82,7 @@ class Explainer:
         self.target = tf.placeholder(tf.int64, [None, self.walks])
         self.against = tf.placeholder(tf.int64, [None])
         a = forward(self.pixels, table, self.weights)
+        self.bytes = sum(np.prod(each.shape[1:]) * each.dtype.size for each in a.values())
         self.logits = a[table[-1].name]
         targets, chosen = self.choose(self.logits)
         self.results = Explanation(self.logits, targets, {}, {}, {})
@@ -93,6 +99,11 @@ class Explainer:
         if gradient:
             slopes = [tf.gradients(self.logits * each, self.pixels)[0] for each in chosen]
             self.gradient = tf.stack(slopes, 1)
+
+    @property
+    def batch_size(self):
+        """How many pictures to explain at once: as many as memory allows, 1 to 8."""
+        return int(np.clip(ACTIVATIONS // (self.bytes * self.walks), 1, 8))
 
     def choose(self, logits):
         """The targets [n, walks], classes, and `chosen` (see rules.py) for each walk."""
@@ -201,6 +212,11 @@ def open_explainer(weights='imagenet', rules=DEFAULT, model=None, preprocessing=
     """
     network = open_network(weights, model, preprocessing, pictures)
     explainer, checked = Explainer(network, rules, precision, walks, layers, gradient), ''
+    needed = PEAK * explainer.bytes * walks
+    memory = os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE')
+    if needed > memory:
+        raise Refused(f'{network.path}: one picture of {network.size[0]}x{network.size[1]} takes '
+                      f'about {needed / 1e9:.0f} GB, and this machine has {memory / 1e9:.0f}')
     if network.keras:
         noise = np.random.default_rng(0).integers(0, 256, network.size, np.uint8)
         images = {'random noise': noise, **first_picture(pictures, network.size)}

@@ -6,12 +6,15 @@ first weights remains a Keras model. Anything that cannot be explained is refuse
 """
 from functools import partial
 import math
+from pathlib import Path
+import tempfile
 from typing import Callable, NamedTuple
+import zipfile
 
-import h5py
 import numpy as np
 
 from common import Refused, keras, silence
+from keras2 import every_layer, open_keras2
 from keras_layers import LEFT_OUT, PREPARING, TAKEN, WEIGHING
 from keras_weights import mirrored, refuse
 from model import LINEAR, PIXELS, SIZE, WEIGHTED, Layer
@@ -37,26 +40,25 @@ class Step(NamedTuple):
     output: object
 
 
-def open_model(path):
-    """The Keras model in a file, or None where an .h5 file holds weights alone. Raises Refused."""
+def open_model(path, kind):
+    """The Keras model in a file of this kind (file_types.py). Raises Refused."""
+    suffix = '.keras' if zipfile.is_zipfile(path) else '.h5'  # by which Keras goes
     try:
-        if h5py.is_hdf5(path):
-            with h5py.File(path, 'r') as file:
-                if 'model_config' not in file.attrs:
-                    return None
-        with silence():
-            model = keras.saving.load_model(path, compile=False)
+        if kind == 'keras 2':
+            model = open_keras2(path)
+        else:
+            with silence(), tempfile.TemporaryDirectory() as folder:
+                link = Path(folder) / f'model{suffix}'
+                link.symlink_to(path.resolve())
+                model = keras.saving.load_model(link, compile=False)
+    except Refused as error:
+        raise Refused(f'{path}: {error}') from None
     except Exception as error:  # Keras and h5py raise of all kinds
         reason = ' '.join(str(error).split())
         raise Refused(f'{path}: Keras cannot read this model ({reason[:300]})') from None
     for layer in every_layer(model):
         layer.dtype_policy = 'float32'  # in which weights are kept, whatever it computed in
     return model
-
-
-def every_layer(model):
-    for layer in model.layers:
-        yield from every_layer(layer) if isinstance(layer, keras.Model) else [layer]
 
 
 def read_model(model):

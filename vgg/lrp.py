@@ -118,7 +118,7 @@ def parse(argv):
                          help='also each heatmap for papers and slides, alone and over the '
                               'photograph, at its size: <name>_<rule>.png, <name>_<rule>_over.png')
     written.add_argument('--save-relevance', action='store_true',
-                         help='also <name>.npz, the relevance as numbers')
+                         help='also <name>.npz: the relevance as numbers, that of --layers, too')
     written.add_argument('--cmap', default='seismic', metavar='NAME',
                          help='a colour map of matplotlib (default: seismic)')
     how.add_argument('--overwrite', action='store_true', help='replace what stands in the way')

@@ -14,6 +14,7 @@ from typing import Callable, NamedTuple
 import numpy as np
 
 from common import Refused, keras
+from file_types import kind_of
 from keras_model import open_model, read_model
 from keras_weights import mirrored
 from model import PIXELS, SIZE, WEIGHTED
@@ -88,15 +89,12 @@ def open_network(source, model=None, preprocessing=None, pictures=()):
     heatmap. Raises Refused, too, naming the file, for what cannot be read or explained.
     """
     path = weight_file(source, model)
-    if not path.is_file():
-        raise Refused(f'{path} is a folder' if path.is_dir() else f'no weight file {path}')
-    whole = open_model(path) if path.suffix in ('.keras', '.h5', '.hdf5') else None
-    if whole is None:
-        known = source in ('imagenet', *BUNDLED)
-        return of_weights(path, model, preprocessing, known)
+    kind = kind_of(path)
+    if kind == 'weights':
+        return of_weights(path, model, preprocessing, source in ('imagenet', *BUNDLED))
     if model:
         raise Refused(f'--model {model} is for files of weights alone; {path} holds a whole model')
-    return of_model(path, whole, preprocessing, pictures)
+    return of_model(path, open_model(path, kind), preprocessing, pictures)
 
 
 def weight_file(source, model):

@@ -183,17 +183,18 @@ class Target:
     @property
     def sums(self):
         """The sum of each rule's relevance divided by where it started, by kinds of start."""
-        parts, lost = {}, []
+        parts, lost, empty = {}, [], [rule for rule, r in self.maps.items() if not r.any()]
         for rule, r in self.maps.items():
             words, value = self.starts[rule]
             share = ''
             if value:
                 arrived = r.sum(dtype=np.float64) / value
                 share = f' {round(arrived, 4) + 0.0:.4f}'
-                if abs(arrived) < 0.1 and 'taken off' not in words:
+                if abs(arrived) < 0.1 and 'taken off' not in words and rule not in empty:
                     lost.append(rule)
             parts.setdefault(f'sum R / {words}' if value else words, []).append(f'{rule}{share}')
         note = f'; biases took over nine tenths of the relevance: {", ".join(lost)}' if lost else ''
+        note += f'; the heatmap is zero everywhere: {", ".join(empty)}' if empty else ''
         return '; '.join(f'{words}: {", ".join(rules)}' for words, rules in parts.items()) + note
 
 

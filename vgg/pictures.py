@@ -6,12 +6,19 @@ from typing import NamedTuple
 import warnings
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from common import Refused
 
 HEIGHT = 288  # pixels, of a photograph as it is drawn
-BITS_PER_SAMPLE, MAX_SAMPLE_VALUE = 258, 281  # tags of TIFF
+Image.MAX_IMAGE_PIXELS = 250_000_000  # Pillow refuses pictures of twice as many
+BITS, COMPRESSION, WHITE_IS_ZERO, PLANES = 258, 259, 262, 284  # tags of TIFF
+LARGEST, SAMPLE_FORMAT = 281, 339
+TIFF = ('a TIFF whose channels or bits Pillow does not read, such as 16 bits with alpha or colours '
+        'in floats; export it with 8 bits')
+UNREADABLE = {  # kinds of files that Pillow knows only in part, by how they start
+    b'ftyphei': 'HEIC, as phones write it; export it as JPEG',
+    b'ftypmif': 'HEIF, as phones write it; export it as JPEG', b'II*': TIFF, b'MM\0': TIFF}
 
 
 def find(arguments):
@@ -22,6 +29,8 @@ def find(arguments):
     """
     paths, failed = [], []
     for argument in arguments:
+        if argument.lower().endswith(('.keras', '.h5', '.hdf5')):
+            raise Refused(f'{argument} is a network: name it with --weights {argument}')
         try:
             if argument == '-' or argument.startswith('@'):
                 paths += listed(argument)
@@ -59,10 +68,12 @@ def in_folder(folder):
     try:
         paths = [str(path) for path in folder.iterdir()
                  if path.suffix.lower() in endings and not path.name.startswith('.')]
+        folders = sum(path.is_dir() for path in folder.iterdir())
     except OSError as error:
         raise Refused(f'{folder} cannot be read ({error.strerror})') from None
     if not paths:
-        raise Refused(f'{folder}: no pictures in this folder')
+        hint = f', but {folders} folders; name those: {folder}/*' if folders else ''
+        raise Refused(f'{folder}: no pictures in this folder{hint}')
     return sorted(paths)
 
 
@@ -120,24 +131,36 @@ def open_whole(path):
         with warnings.catch_warnings():
             warnings.simplefilter('ignore')  # odd metadata; of large pictures the error is enough
             with Image.open(path) as image:
-                return to_rgb(ImageOps.exif_transpose(image), stated_white(image))
+                return to_rgb(ImageOps.exif_transpose(image), tags_of(image))
     except Exception as error:  # Pillow raises of all kinds
-        raise Refused(f'{path}: not a picture that can be read ({error})') from None
+        kind = kind_of_unread(path) if isinstance(error, UnidentifiedImageError) else None
+        raise Refused(f'{path}: not a picture that can be read ({kind or error})') from None
 
 
-def stated_white(image):
-    """The value of white that a TIFF file gives for its grey, or None."""
-    tags = getattr(image, 'tag_v2', {})
-    (bits, *_), stated = tags.get(BITS_PER_SAMPLE, (16,)), tags.get(MAX_SAMPLE_VALUE)
-    if stated is not None:
-        return np.max(stated)
-    return None if bits in (16, 32) else 2 ** bits - 1
+def kind_of_unread(path):
+    """What a file is that Pillow knows only in part, and what to do; None for others."""
+    with open(path, 'rb') as file:
+        head = file.read(12)
+    return next((kind for start, kind in UNREADABLE.items() if start in (head[:len(start)],
+                                                                         head[4:11])), None)
 
 
-def to_rgb(image, stated):
+def tags_of(image):
+    """The tags of a TIFF file; {} for other files. Raises ValueError for what is read wrongly."""
+    tags = dict(getattr(image, 'tag_v2', {}))
+    bits, layout = tags.get(BITS, (1,)), (tags.get(PLANES), tags.get(COMPRESSION))
+    if len(bits) > 1 and max(bits) > 8 and layout == (2, 1):
+        raise ValueError('colours of 16 bits, one plane after another; export it with 8 bits')
+    return tags
+
+
+def to_rgb(image, tags):
     """The picture in RGB, and a note on what was taken for white."""
     if image.mode.startswith('I') or image.mode == 'F':
-        return grey_to_rgb(np.asarray(image), stated)
+        grey, note = grey_to_8_bits(np.asarray(image), tags)
+        if 'transparency' in image.info:
+            grey[np.asarray(image) == image.info['transparency']] = 255
+        return Image.fromarray(grey).convert('RGB'), note
     if image.has_transparency_data:
         image = image.convert('RGBA')
         paper = Image.new('RGBA', image.size, 'white')
@@ -146,20 +169,39 @@ def to_rgb(image, stated):
     return image.convert('RGB'), ''
 
 
-def grey_to_rgb(values, stated):
-    """Grey of more than 8 bits [h, w] in RGB, and a note on what was taken for white.
+def grey_to_8_bits(values, tags):
+    """Grey of more than 8 bits [h, w] in 8 bits, and a note on what was taken for black and white.
 
     Scanners and cameras keep 10, 12 or 14 bits in 16. Where the file does not say what is white, it
-    is the end of the narrowest of these ranges that holds all values.
+    is the end of the narrowest of these ranges that holds all values. Where there are negative
+    values, the smallest is black and the largest white.
     """
-    largest = float(values.max())
-    if not (np.isfinite(largest) and np.isfinite(values.min())):
+    signed = tags.get(SAMPLE_FORMAT, (1,))[0] == 2
+    if values.dtype == np.int32 and tags.get(BITS) == (32,) and not signed:
+        values = values.view(np.uint32)
+    low, high = float(values.min()), float(values.max())
+    if not np.isfinite([low, high]).all():
         raise ValueError('it holds values that are not finite')
-    ranges = (1, 255, 65535) if values.dtype.kind == 'f' else (255, 1023, 4095, 16383, 65535)
-    white = stated or next((end for end in ranges if end >= largest), largest)
-    reason = 'as the file says' if stated else 'by its largest value'
-    note = '' if white in (1, 65535) else f'{white:g} taken for white, {reason}'
+    white, note = white_of(values, tags, signed, high)
+    black = min(low, 0)
+    if low < 0:
+        white, note = high, f'from {low:g}, taken for black, to {high:g}, taken for white'
     grey = np.empty(values.shape, np.uint8)
     for row in range(0, len(values), 256):  # in parts, for floats take 8 times the memory
-        grey[row:row + 256] = 255 * np.clip(np.float64(values[row:row + 256]), 0, white) / white
-    return Image.fromarray(grey).convert('RGB'), note
+        part = np.clip(np.float64(values[row:row + 256]), black, white)
+        grey[row:row + 256] = 255 * (part - black) / ((white - black) or 1)
+    return 255 - grey if tags.get(WHITE_IS_ZERO) == 0 else grey, note
+
+
+def white_of(values, tags, signed, high):
+    """The value of white in grey of more than 8 bits, and a note on what it was taken from."""
+    bits = tags.get(BITS, (16,))[0]
+    stated = tags.get(LARGEST, None if bits in (16, 32) else 2 ** bits - 1)
+    if stated is not None:
+        white, reason = np.max(stated), 'as the file says'
+    else:
+        ranges = ((1, 255, 65535) if values.dtype.kind == 'f'
+                  else (255, 1023, 4095, 16383, 32767 if signed else 65535))
+        white = next((end for end in ranges if end >= high), high)
+        reason = 'by its largest value'
+    return white, '' if white == 65535 else f'{white:g} taken for white, {reason}'

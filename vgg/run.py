@@ -52,8 +52,8 @@ def add_network_options(parser, default):
     what.add_argument('--rule', nargs='+', type=rule_names(COMPOSITES), default=default,
                       metavar='R',
                       help=f'of {", ".join(COMPOSITES)} (default: {" ".join(default)})')
-    how.add_argument('--batch-size', type=count, default=8, metavar='N',
-                     help='pictures explained at once (default: 8)')
+    how.add_argument('--batch-size', type=count, metavar='N',
+                     help='pictures explained at once (default: up to 8, as memory allows)')
     how.add_argument('--precision', type=precision, choices=['float32', 'bfloat16', 'float64'],
                      default='float32',
                      help='bfloat16: faster on processors that have it; float64: slow, exact to '
@@ -121,6 +121,7 @@ def explain_pictures(explainer, jobs, targets, against, classes, batch_size, out
     Prints a line for each target. Returns a line for each picture that failed. Raises Stopped after
     an interruption, once the running batch is written.
     """
+    batch_size = batch_size or explainer.batch_size
     progress, failed, drawing = Progress(len(jobs)), [], []
     decoder, painter = ThreadPoolExecutor(1), ThreadPoolExecutor(1)
     with contextlib.ExitStack() as stack:

@@ -1,0 +1,253 @@
+"""vgg/lrp.py and the files that people have: networks of Keras 2, other names and formats, lists of
+class names; and what it says where something was forgotten.
+
+keras2/ holds small networks that Keras 2 wrote (tf-keras 2.19, TensorFlow 2.12 and 2.13), and in
+outputs.npz what Keras 2 itself gave for picture.png.
+"""
+import json
+from pathlib import Path
+import shutil
+import zipfile
+
+from conftest import ROOT, scripts
+import h5py
+import keras
+from keras import layers
+import numpy as np
+from PIL import Image
+import pytest
+from small_vgg import photograph, run
+
+KERAS2 = ROOT / 'tests' / 'keras2'
+NAMES = ['cat', 'dog', 'eel', 'fox']
+
+
+@pytest.fixture
+def lrp(tmp_path, monkeypatch, capsys):
+    """A function: runs the script in a folder of its own, which holds a picture a.png."""
+    monkeypatch.chdir(tmp_path)
+    photograph(Path('a.png'))
+
+    def command(*arguments):
+        return run(scripts('vgg').lrp.main, capsys, *arguments)
+    return command
+
+
+def network(outputs=len(NAMES), activation='softmax', bias=0.0):
+    """Saved as net.keras and net.h5. bias: of all units of the convolution."""
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential([
+        keras.Input((16, 16, 3)), layers.Conv2D(4, 3, activation='relu'), layers.MaxPooling2D(),
+        layers.Flatten(), layers.Dense(outputs, activation=activation)])
+    model.layers[0].bias.assign(np.full(4, bias, np.float32))
+    model.save('net.keras')
+    model.save('net.h5')
+    return model
+
+
+USED = ['--weights', 'net.keras', '--preprocessing', 'unit']
+
+
+# Networks
+
+@pytest.mark.parametrize('file', sorted(p.name for p in KERAS2.glob('*.[hk]*')))
+def test_network_of_keras_2(file):
+    """Our graph gives the outputs of Keras 2, and epsilon is gradient x input."""
+    vgg, name = scripts('vgg'), Path(file).stem
+    with Image.open(KERAS2 / 'picture.png') as image:
+        image = image.resize((32, 32), Image.Resampling.BILINEAR)
+    pixels = np.asarray(image)[None]
+    inside = name in ('unit', 'caffe', 'tf', 'torch')
+    explainer = vgg.explainer.open_explainer(KERAS2 / file, ['epsilon'], gradient=True,
+                                             preprocessing=None if inside else 'unit')
+    found = explainer(pixels)
+    with np.load(KERAS2 / 'outputs.npz') as outputs:
+        np.testing.assert_allclose(explainer.network.probabilities(found.logits)[0], outputs[name],
+                                   atol=1e-5)
+    expected = explainer.gradient_times_input(pixels, found.targets)
+    np.testing.assert_allclose(found.relevance['epsilon'].sum(-1), expected.sum(-1),
+                               atol=5e-3 * np.abs(expected).max())
+
+
+def changed(source, path, change):
+    """Copies a file of Keras 2 (.h5) with its description changed."""
+    shutil.copy(KERAS2 / source, path)
+    with h5py.File(path, 'r+') as file:
+        config = json.loads(file.attrs['model_config'])
+        change(config['config']['layers'])
+        file.attrs['model_config'] = json.dumps(config)
+    return path
+
+
+def other_layer(entries):
+    next(each for each in entries if each['class_name'] == 'Conv2D')['class_name'] = 'Lambda'
+
+
+def other_operation(entries):
+    next(each for each in entries if 'OpLambda' in each['class_name'])['config']['function'] = 'exp'
+
+
+def other_width(entries):
+    next(each for each in entries if each['class_name'] == 'Conv2D')['config']['filters'] += 1
+
+
+def crop(entries):
+    """Turns a reversal of channels, [..., ::-1], into [..., 1:]."""
+    for entry in entries:
+        if entry['class_name'] == 'SlicingOpLambda':
+            options = entry['inbound_nodes'][0][3]
+            options['slice_spec'][-1].update(start=1, step=None)
+
+
+@pytest.mark.parametrize('source, change, word', [
+    ('unit.h5', other_layer, 'Lambda'), ('unit.h5', other_operation, 'exp'),
+    ('unit.h5', other_width, 'shapes'), ('caffe.h5', crop, '')])
+def test_unknown_network_of_keras_2_is_refused(lrp, source, change, word):
+    changed(source, 'net.h5', change)
+    end = lrp('a.png', '--weights', 'net.h5')
+    line, = end.err
+    assert end.status == 2 and 'net.h5' in line and word in line, line
+
+
+@pytest.mark.parametrize('name', ['net.model', 'net.hd5', 'net.H5', 'zipped.h5'])
+def test_content_and_not_suffix_says_what_a_file_is(lrp, name):
+    network()
+    Path('net.keras' if name == 'zipped.h5' else 'net.h5').rename(name)
+    end = lrp('a.png', '--weights', name, '--preprocessing', 'unit')
+    assert (end.status, end.err) == (0, []) and 'outputs match Keras' in end.network
+
+
+def other_files():
+    model = network()
+    Path('network.json').write_text(model.to_json())
+    Path('pointer.h5').write_text('version https://git-lfs.github.com/spec/v1\nsize 5\n')
+    Path('folder').mkdir()
+    Path('saved').mkdir()
+    Path('saved/saved_model.pb').write_bytes(b'\x08\x01')
+    Path('cp.ckpt.index').write_bytes(b'\0')
+    Path('cp.ckpt.data-00000-of-00001').write_bytes(b'\0')
+    Path('model.tflite').write_bytes(b'\x1c\0\0\0TFL3' + bytes(200))
+    Path('model.onnx').write_bytes(b'\x08\x08\x12\x07pytorch')
+    with zipfile.ZipFile('model.pt', 'w') as archive:
+        archive.writestr('model/data.pkl', b'\x80\x02}q\0.')
+    Path('cut.keras').write_bytes(Path('net.keras').read_bytes()[:2000])
+
+
+def test_other_files_are_named_with_what_to_do(lrp):
+    other_files()
+    for name, *words in [
+            ('network.json', 'model_from_json', 'load_weights', 'save('),
+            ('pointer.h5', 'LFS', 'git lfs pull'), ('folder', 'a folder'),
+            ('saved', 'SavedModel', "load_model('saved').save("),
+            ('saved/saved_model.pb', 'SavedModel', "load_model('saved').save("),
+            ('cp.ckpt', 'checkpoint', 'load_weights'),
+            ('cp.ckpt.index', 'checkpoint', "load_weights('cp.ckpt')"),
+            ('model.tflite', 'TensorFlow Lite', 'Keras'), ('model.onnx', 'ONNX', 'Keras'),
+            ('model.pt', 'PyTorch', 'Zennit'), ('cut.keras', 'incomplete')]:
+        end = lrp('a.png', '--weights', name)
+        line, = end.err
+        assert end.status == 2 and all(word in line for word in [name, *words]), line
+
+
+def test_preprocessing_is_asked_for(lrp):
+    """With what the network sees in the first picture in each mode."""
+    network()
+    end = lrp('a.png', '--weights', 'net.keras')
+    assert end.status == 2 and '--preprocessing caffe|tf|torch|unit|none' in end.err[0]
+    listed = [line for line in end.out if '--preprocessing' in line]
+    assert [line.split()[1] for line in listed] == ['caffe', 'tf', 'torch', 'unit', 'none']
+    assert all(line.endswith('in a.png') and ' class ' in line for line in listed)
+
+
+# Class names
+
+CONTENTS = {
+    'blank': '\n'.join(NAMES).encode() + b'\n\n',
+    'windows': '\r\n'.join(NAMES).encode(),
+    'utf8 with its mark': '\n'.join(NAMES).encode('utf-8-sig'),
+    'utf16': '\r\n'.join(NAMES).encode('utf-16'),
+    'numbered': b'0 cat\n1 dog\n2 eel\n3 fox\n',
+    'from one': b'1: cat\n2: dog\n3: eel\n4: fox\n',
+    'unsorted': b'2 eel\n0 cat\n3 fox\n1 dog\n',
+    'wordnet': b'n02123045 cat\nn02123046 dog\nn02123047 eel\nn02123048 fox\n',
+    'list': json.dumps(NAMES).encode(),
+    'class_indices': json.dumps({'dog': 1, 'cat': 0, 'fox': 3, 'eel': 2}).encode(),
+    'by index': json.dumps({str(i): ['n0', name] for i, name in enumerate(NAMES)}).encode()}
+
+
+@pytest.mark.parametrize('kind', CONTENTS)
+def test_class_names(kind):
+    assert scripts('vgg').classes.names_in(CONTENTS[kind]) == NAMES
+
+
+def test_names_with_numbers_of_their_own_are_kept():
+    for names in (['7 up', '3 musketeers'], ['0', '1'], ['1 euro', '2 euro', '5 euro']):
+        assert scripts('vgg').classes.names_in('\n'.join(names).encode()) == names
+
+
+def test_classes_that_are_not_named_or_not_there(lrp):
+    network()
+    for options, words in [
+            (['--classes', 'nowhere.txt'], ['nowhere.txt: no such file', '--target']),
+            (['--target', 'cat'], ['cat', '--classes']),
+            (['--classes', 'three.txt'], ['three.txt has 3 names', '4 classes']),
+            (['--classes', 'odd.json'], ['odd.json', 'not a readable list'])]:
+        Path('three.txt').write_text('cat\ndog\neel\n')
+        Path('odd.json').write_text('{"cat": [1]}')
+        end = lrp('a.png', *USED, *options)
+        line, = end.err
+        assert end.status == 2 and all(word in line for word in words), line
+
+
+# What was forgotten or lost
+
+@pytest.mark.parametrize('name', ['net.keras', 'net.h5', 'NET.H5'])
+def test_a_network_among_the_pictures(lrp, name):
+    end = lrp('a.png', name)
+    assert end.status == 2 and f'--weights {name}' in end.err[0]
+
+
+def test_a_folder_of_folders(lrp):
+    for name in NAMES:
+        photograph(Path('all') / name / '1.png')
+    end = lrp('all', *USED)
+    assert end.status == 2 and '4 folders' in end.err[0] and 'all/*' in end.err[0]
+
+
+def test_a_heatmap_of_zeros_is_said(lrp):
+    """All units are 0, whatever the picture."""
+    network(bias=-1e4)
+    line, = lrp('a.png', *USED, '--rule', 'epsilon', 'deep-taylor').out
+    assert line.endswith('the heatmap is zero everywhere: epsilon, deep-taylor')
+
+
+# Memory, and GPUs
+
+def test_batch_is_as_large_as_memory_allows(monkeypatch, lrp):
+    """Eight pictures, or as many as take 2 GB in the outputs of all layers, or one."""
+    network()
+    vgg = scripts('vgg')
+    explainer = vgg.explainer.open_explainer('net.keras', preprocessing='unit')
+    outputs = 4 * (16 * 16 * 3 + 14 * 14 * 4 + 7 * 7 * 4 * 2 + 4)
+    assert explainer.bytes == outputs and explainer.batch_size == 8
+    for size, expected in (2e9 / 3, 3), (2e9 / 7.5, 7), (5e9, 1):
+        explainer.bytes = size
+        assert explainer.batch_size == expected
+
+
+def test_a_picture_that_no_memory_can_hold_is_refused(monkeypatch, lrp):
+    network()
+    monkeypatch.setattr(scripts('vgg').explainer, 'PEAK', 1e9)
+    end = lrp('a.png', *USED)
+    assert end.status == 2 and 'one picture of 16x16 takes about' in end.err[0]
+
+
+@pytest.mark.parametrize('folder', ['mnist', 'vgg'])
+@pytest.mark.parametrize('mixed', [False, True])
+def test_float32_keeps_its_bits_on_a_gpu(folder, mixed):
+    tf = scripts(folder).common.tf
+    with tf.Graph().as_default():
+        session = scripts(folder).common.open_session(mixed)
+    assert session._config.gpu_options.allow_growth
+    assert tf.config.experimental.tensor_float_32_execution_enabled() == mixed
+    tf.config.experimental.enable_tensor_float_32_execution(False)

@@ -1,0 +1,232 @@
+"""A model that Keras 2 saved, built again in Keras 3.
+
+Keras 3 makes each layer from its entry in the file, cleaned, and applies it to what the entry says
+that it reads; models inside the model likewise. Then the layers get their weights, by name from
+.h5 and by place from the zip .keras. Nothing in the file is executed, and what it says of training
+is not read.
+"""
+import io
+import json
+import re
+import zipfile
+
+import h5py
+import numpy as np
+
+from common import keras
+from keras_layers import LEFT_OUT, PREPARING, TAKEN
+from keras_weights import refuse
+
+MODELS = {'Sequential', 'Functional', 'Model'}
+CLEANED = re.compile('batch_input_shape|dtype|ragged|sparse|trainable|fused|synchronized|renorm.*|'
+                     'virtual_batch_size|adjustment|.*_(initializer|regularizer|constraint)')
+OPERATIONS = {  # functions of TensorFlow in a model's graph, and those of keras.ops
+    'math.truediv': 'true_divide', 'math.divide': 'divide', 'math.multiply': 'multiply',
+    'math.add': 'add', '__operators__.add': 'add', 'nn.bias_add': 'add', 'cast': 'cast',
+    'math.subtract': 'subtract', 'nn.relu': 'relu', 'nn.relu6': 'relu6', 'nn.silu': 'silu',
+    'math.sigmoid': 'sigmoid'}
+CONSTANT = '_CONSTANT_VALUE'  # stands for a layer's name
+
+
+def open_keras2(path):
+    """The model in a file of Keras 2. Raises Refused for a layer that cannot be explained."""
+    if not zipfile.is_zipfile(path):
+        with h5py.File(path, 'r') as file:
+            model = model_of(json.loads(file.attrs['model_config']))
+            give_by_name(model, file['model_weights'])
+            return model
+    with zipfile.ZipFile(path) as archive:
+        entry = json.loads(archive.read('config.json'))
+        weights = io.BytesIO(archive.read('model.weights.h5'))
+    model = model_of(entry)
+    with h5py.File(weights, 'r') as file:
+        give_by_place(model, entry, file)
+    return model
+
+
+# Layers. An entry has a class_name, a config and, if it is not in a Sequential, inbound_nodes.
+
+def model_of(entry):
+    if entry['class_name'] != 'Sequential':
+        return functional(entry)
+    layers = [layer_of(each) for each in entries_of(entry) if each['class_name'] != 'InputLayer']
+    return keras.Sequential([keras.Input(input_shape(entry)), *layers], name=name_of(entry))
+
+
+def entries_of(model):
+    """The entries of a model's layers; early Sequential models are nothing but the list."""
+    return model['config'] if isinstance(model['config'], list) else model['config']['layers']
+
+
+def name_of(entry):
+    """The name of a layer or model, without the / that Keras 3 does not allow."""
+    config = entry['config'] if isinstance(entry['config'], dict) else {}
+    return config.get('name', 'model').replace('/', '_')
+
+
+def input_shape(entry):
+    """The shape of the picture that a layer or model reads first."""
+    while entry['class_name'] in MODELS:
+        entry = entries_of(entry)[0]
+    return entry['config']['batch_input_shape'][1:]
+
+
+def layer_of(entry):
+    """The layer of an entry, or the name of a function of TensorFlow."""
+    kind, config, name = re.sub('V[12]$', '', entry['class_name']), entry['config'], name_of(entry)
+    if kind in MODELS:
+        return model_of(entry)
+    if kind in LEFT_OUT or kind.startswith('Random'):
+        return keras.layers.Identity(name=name)
+    if kind in ('TFOpLambda', 'SlicingOpLambda'):
+        return config['function']
+    own = str(entry.get('module', 'keras')).startswith('keras') and hasattr(keras.layers, kind)
+    if not own or kind not in (*TAKEN, *PREPARING):
+        refuse(name, f'{kind} cannot be explained')
+    if 'hard_sigmoid' in str(config.get('activation')):
+        refuse(name, "its activation is Keras 2's hard_sigmoid, which is another function today")
+    config = {key: value for key, value in config.items() if not CLEANED.fullmatch(key)}
+    config['name'] = name
+    if config.get('groups') == 1:
+        del config['groups']
+    if isinstance(config.get('axis'), list) and len(config['axis']) == 1:
+        config['axis'], = config['axis']
+    return keras.saving.deserialize_keras_object(
+        {'module': 'keras.layers', 'class_name': kind, 'config': config, 'registered_name': None})
+
+
+def functional(model):
+    """A model in which each layer has a node for each time it is used.
+
+    A node lists what is read: [layer, node, output, options]. Options may be such references, too.
+    """
+    tensors, layers, waiting, config = {}, {}, [], model['config']
+    for entry in config['layers']:
+        name, nodes = entry['name'], list(map(listed, entry['inbound_nodes']))
+        if entry['class_name'] == 'InputLayer':
+            tensors[name, 0] = keras.Input(input_shape(entry), name=name_of(entry))
+            continue
+        if entry['class_name'] in MODELS and len(nodes) > 1:
+            refuse(name, 'it is used more than once')
+        layers[name] = layer_of(entry)
+        waiting += [(name, i, node) for i, node in enumerate(nodes)]
+
+    def tensor(reference):
+        name, node = reference[:2]  # models inside the model count their nodes from 1
+        return tensors.get((name, 0 if isinstance(layers.get(name), keras.Model) else node))
+
+    while waiting:
+        ready = [(name, i, node) for name, i, node in waiting
+                 if all(tensor(each) is not None for each in references(node))]
+        if not ready:
+            refuse(waiting[0][0], 'the file does not hold what it reads')
+        for name, i, node in ready:
+            tensors[name, i] = applied(name, layers[name], node, tensor)
+        waiting = [item for item in waiting if item not in ready]
+    inputs, outputs = ([tensor(each) for each in listed(config[key])]
+                       for key in ('input_layers', 'output_layers'))
+    return keras.Model(inputs, outputs if len(outputs) > 1 else outputs[0], name=name_of(model))
+
+
+def listed(node):
+    """A node as a list of references; of a single one Keras sometimes makes no list."""
+    return [node] if isinstance(node[0], str) else node
+
+
+def is_reference(value):
+    return isinstance(value, list) and isinstance(value[0], str) and value[0] != CONSTANT
+
+
+def references(node):
+    """All references in a node."""
+    options = [value for each in node for value in (each[3].values() if len(each) > 3 else [])]
+    return [each for each in node + options if is_reference(each)]
+
+
+def applied(name, layer, node, tensor):
+    """The output of a layer, or of a function of TensorFlow, for what is read at a node."""
+    inputs = [tensor(each) if is_reference(each) else each[2] for each in node]
+    options = {key: value for key, value in (node[0][3] if len(node[0]) > 3 else {}).items()
+               if key not in ('training', 'mask', 'name', 'data_format') and value is not None}
+    if layer == '__operators__.getitem':
+        return inputs[0][tuple(map(index, options['slice_spec']))]
+    if isinstance(layer, str) and layer in OPERATIONS:
+        inputs += [tensor(value) if is_reference(value) else value for value in options.values()]
+        inputs = [np.float32(value) if isinstance(value, list) else value for value in inputs]
+        output = getattr(keras.ops, OPERATIONS[layer])(*inputs)
+        output._keras_history.operation.name = name  # Keras's own may be that of another layer
+        return output
+    if options or isinstance(layer, str):
+        refuse(name, f'{layer if isinstance(layer, str) else list(options)} cannot be explained')
+    return layer(inputs if len(inputs) > 1 else inputs[0])
+
+
+def index(entry):
+    """A number, a slice or an ellipsis, from an index."""
+    if entry == {'class_name': '__ellipsis__'}:
+        return ...
+    if isinstance(entry, dict):
+        return slice(entry['start'], entry['stop'], entry['step'])
+    return entry
+
+
+# Weights
+
+def give(layer, arrays):
+    """Gives a layer its weights. Raises Refused if their number or shapes differ."""
+    if len(arrays) > len(layer.weights):  # Normalization may have counted its samples, too
+        arrays = [array for array in arrays if array.ndim]
+    theirs, ours = ([tuple(each.shape) for each in group] for group in (arrays, layer.weights))
+    if theirs != ours:
+        refuse(layer.name, f'its weights have the shapes {ours}, those in the file {theirs}')
+    layer.set_weights(arrays)
+    if hasattr(layer, 'finalize_state'):
+        layer.finalize_state()
+
+
+def every_layer(model):
+    """The layers of a model and of the models inside it."""
+    for layer in model.layers:
+        yield from every_layer(layer) if isinstance(layer, keras.Model) else [layer]
+
+
+def give_by_name(model, file):
+    """From .h5: a group for each layer; in that of a model, paths name the layers inside."""
+    groups = {text(name).replace('/', '_'): file[name] for name in file.attrs['layer_names']}
+    for layer in filter(lambda layer: layer.weights, model.layers):
+        group = groups[layer.name]
+        arrays = [(text(name), group[name][()]) for name in group.attrs['weight_names']]
+        if not isinstance(layer, keras.Model):
+            give(layer, [array for _, array in arrays])
+            continue
+        inner = {each.name: each for each in every_layer(layer) if each.weights}
+        for name, each in inner.items():
+            give(each, [array for path, array in arrays if owner(path, inner) == name])
+
+
+def owner(path, names):
+    """The layer that a weight belongs to: the longest end of its path without its own name."""
+    parts = path.split('/')[:-1]
+    return next((name for i in range(len(parts)) if (name := '_'.join(parts[i:])) in names), None)
+
+
+def text(name):
+    return name.decode() if isinstance(name, bytes) else name
+
+
+def give_by_place(model, entry, group):
+    """From the zip: groups are named by the layers' classes and numbered in the layers' order."""
+    group = group.get('layers') or group['_layer_checkpoint_dependencies']
+    names = sorted(group, key=lambda name: int((re.findall(r'_(\d+)$', name) or [0])[0]))
+    for each in entries_of(entry):
+        kind = each['class_name'].lower()
+        own = [name for name in names if re.sub(r'_\d+$', '', name).replace('_', '') == kind]
+        if kind == 'inputlayer' or 'oplambda' in kind:
+            continue
+        layer = model.get_layer(name_of(each))
+        names = [name for name in names if name not in own[:1]]
+        if isinstance(layer, keras.Model):
+            give_by_place(layer, each, group[own[0]])
+        elif layer.weights:
+            values = group[own[0]]['vars']
+            give(layer, [values[str(i)][()] for i in range(len(values))])
