@@ -29,7 +29,7 @@ class Explainer:
         """gradient: whether `gradient` will be called."""
         self.checkpoint = best_checkpoint(logdir)
         with tf.Graph().as_default():
-            made = variables()
+            self.variables = made = variables()
             self.build({name: Weights(each.w.read_value(), each.b.read_value())
                         for name, each in made.items()}, rules, gradient)
             wanted = {variable.op.name: variable for variable in tf.global_variables()}
@@ -75,6 +75,10 @@ class Explainer:
     def classify(self, images):
         """The logits [n, 10] of digits [n, 28, 28] in [0, 1]."""
         return self.session.run(self.logits, {self.images: images})
+
+    def read(self, name):
+        """The kernel and the bias of a layer."""
+        return self.session.run([self.variables[name].w, self.variables[name].b])
 
     def feed(self, images, target, against=None):
         target, against = (np.full(len(images), -1 if value is None else value)

@@ -2,17 +2,22 @@
 
     python mnist/flip.py
 
-If a heatmap is right, the class is lost as soon as the most relevant pixels are. Over test digits
-(--digits, 1000), flips pixels in order of relevance, four at each step, and follows the logit of
-the class that the network saw, and the accuracy: once by setting them to background, once by
+If a heatmap is right, the class is lost as soon as the most relevant pixels are, and stays while
+the least relevant are. Over test digits (--digits, 1000), flips pixels in order of relevance, four
+at each step, the most relevant first and the least relevant first, and follows the logit of the
+class that the network saw, and the accuracy: once by setting pixels to background, once by
 inverting them (x becomes 1 - x, as Bach et al. do). For each rule of lrp.py, gradient x input and
 gradient magnitude, and for three orders that know nothing of the network: random, random with the
 ink before the background, and by brightness. Equal scores follow in random order.
 
-The area is the mean drop of the logit over all steps (Samek et al. 2017, Eq. 12): the larger, the
-earlier the pixels that mattered were flipped. Intervals are 95% bootstrap intervals over digits.
+The area is the mean drop of the logit over all steps (Samek et al. 2017, Eq. 12). The area with the
+most relevant first less that with the least relevant first is the symmetric relevance gain
+(Bluecher et al. 2024): the larger, the better. Setting pixels to background is what gradient x
+input, and so epsilon, predicts to first order; it favours them. Intervals are 95% bootstrap
+intervals over digits.
 Writes the curves to results/flipping.png and the table to results/flipping.txt.
 """
+import itertools
 from pathlib import Path
 import sys
 
@@ -83,7 +88,8 @@ def areas(logits):
 def measure(explainer, images, labels, steps, seed):
     """Flips all digits by all methods.
 
-    Returns {(method, way): (logits [steps + 1, n], correct [steps + 1, n])}.
+    Returns {(method, way, 'most' or 'least'): (logits [steps + 1, n], correct [steps + 1, n])}, by
+    what is flipped first.
     """
     parts, bar = {}, progress_bar(len(images), 'digit')
     for start in range(0, len(images), BATCH):
@@ -91,9 +97,10 @@ def measure(explainer, images, labels, steps, seed):
         numbers = range(start, start + len(x))
         for method, score in scores(explainer, x, numbers, seed).items():
             pixels = order(score, numbers, seed)
-            for way in WAYS:
-                found = curves(explainer, x, y, pixels, steps, way)
-                parts.setdefault((method, way), []).append(found)
+            for way, (first, ordered) in itertools.product(WAYS, [('most', pixels),
+                                                                  ('least', pixels[:, ::-1])]):
+                found = curves(explainer, x, y, ordered, steps, way)
+                parts.setdefault((method, way, first), []).append(found)
         bar.update(min(start + BATCH, len(images)))
     return {key: [np.concatenate(arrays, 1) for arrays in zip(*batches)]
             for key, batches in parts.items()}
@@ -105,8 +112,8 @@ def draw(results):
     for row, way in zip(figure.subplots(2, 2, sharex=True), WAYS):
         labels = 'mean logit of the class first seen', 'accuracy'
         for axes, part, label in zip(row, (0, 1), labels):
-            for method in once(method for method, _ in results):
-                values = results[method, way][part].mean(1)
+            for method in once(method for method, _, _ in results):
+                values = results[method, way, 'most'][part].mean(1)
                 style = '-' if method in COMPOSITES else ':' if method in BLIND else '--'
                 steps = PIXELS_PER_STEP * np.arange(len(values))
                 axes.plot(steps, values, style, label=method)
@@ -117,26 +124,26 @@ def draw(results):
 
 
 def table(results, steps):
-    """A line for each method, the largest area first, then which areas cannot be told apart.
+    """A line for each method, the largest gain first, then which gains cannot be told apart.
 
-    Each line: the area of both ways; the accuracy after a quarter, half and all of the steps to
-    background.
+    Each line, for both ways: the area with the most relevant first, and the gain; then the accuracy
+    after a quarter, half and all of the steps to background.
     """
     points = [steps // 4, steps // 2, steps]
     area = {key: areas(logits) for key, (logits, _) in results.items()}
-    methods = sorted(once(method for method, _ in results),
-                     key=lambda method: -area[method, WAYS[0]].mean())
+    gain = {way: {method: area[method, way, 'most'] - area[method, way, 'least']
+                  for method in once(method for method, _, _ in results)} for way in WAYS}
+    heads = ' '.join(f'{head:>21}' for way in WAYS for head in (way, 'gain'))
     after = ' '.join(f'{PIXELS_PER_STEP * k:>6} px' for k in points)
-    ways = ' '.join(f'{way:>21}' for way in WAYS)
-    lines = [f'{"area":>18} {ways}  accuracy after {after}']
-    for method in methods:
-        correct = results[method, WAYS[0]][1]
+    lines = [f'{"area":>18} {heads}  accuracy after {after}']
+    for method in sorted(gain[WAYS[0]], key=lambda method: -gain[WAYS[0]][method].mean()):
+        cells = ' '.join(f'{mean_and_interval(values):>21}' for way in WAYS
+                         for values in (area[method, way, 'most'], gain[way][method]))
+        correct = results[method, WAYS[0], 'most'][1]
         accuracies = ' '.join(f'{correct[k].mean():>9.1%}' for k in points)
-        cells = ' '.join(f'{mean_and_interval(area[method, way]):>21}' for way in WAYS)
         lines.append(f'{method:>18} {cells}{"":>17}{accuracies}')
     for way in WAYS:
-        same = indistinguishable({method: area[method, way] for method in methods})
-        lines.append(f'not distinguishable, {way}: {same}')
+        lines.append(f'gain not distinguishable, {way}: {indistinguishable(gain[way])}')
     return '\n'.join(lines)
 
 

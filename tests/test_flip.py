@@ -140,7 +140,7 @@ def test_mnist_script_puts_the_rules_ahead_of_random(small, logdir, tmp_path):
                '--steps', 20, '--seed', 3]
     printed = succeed('mnist/flip.py', *options, cwd=tmp_path)
     lines = [line.split() for line in printed.splitlines() if line.endswith('%')]
-    areas = {' '.join(words[:-9]): float(words[-9]) for words in lines}
+    areas = {' '.join(words[:-15]): float(words[-15]) for words in lines}
     assert set(areas) == {'deep-taylor', 'zplus', 'epsilon', 'gradient x input',
                           'gradient magnitude', 'random', 'random ink', 'brightness'}
     for words in lines:  # 95 % intervals hold the mean
@@ -186,7 +186,7 @@ def test_vgg_flipping_script(small_vgg, tmp_path, capsys):
     assert results[0].status == 1 and 'broken.jpg' in results[0].err[-1]
     tables = [[line for line in result.out if line.endswith(']') or 'distinguishable' in line]
               for result in results]
-    assert len(tables[0]) == 6 + 2 and tables[0] == tables[1]
+    assert len(tables[0]) == 6 + 3 and tables[0] == tables[1]
     # no bar where there is no terminal
     assert not any('\b' in line or '\x1b' in line for line in results[0].out)
     assert width(tmp_path / 'r' / 'flipping.png') > 1000
@@ -198,20 +198,28 @@ def test_randomising_script(small_vgg, tmp_path, capsys):
     results = [run(vgg.randomise.main, capsys, *options, '--rule', 'deep-taylor', 'epsilon',
                    '--draws', 2) for _ in range(2)]
     assert results[0].status == 1 and 'broken.jpg' in results[0].err[-1]
-    start = next(i for i, line in enumerate(results[0].out) if 'random down to' in line)
-    tables = results[0].out[start:start + 34]
-    assert tables == results[1].out[start:start + 34]
-    assert [tables[0].split(',')[0].strip(), tables[17].split(',')[0].strip()] == ['as it is',
-        'absolute']
-    for k in (0, 17):
+    start = results[0].out.index('correlation')
+    tables = results[0].out[start:start + 3 * 18]
+    assert tables == results[1].out[start:start + 3 * 18]
+    assert tables[::18] == ['correlation', 'correlation of absolute values', 'rise in entropy']
+    for k, intact in (0, 1), (18, 1), (36, 0):
         table = {line.split()[0]: list(map(float, line.split()[1::4]))
-                 for line in tables[k + 1:k + 17]}
+                 for line in tables[k + 2:k + 18]}
         assert list(table)[:3] == ['intact', 'predictions', 'fc1']
         assert list(table)[-1] == 'block1_conv1'
         assert len(table) == 16
-        assert table['intact'] == [1, 1] and abs(table['block1_conv1'][1]) < 0.5
+        assert table['intact'] == [intact, intact]
+        assert k == 36 or abs(table['block1_conv1'][1]) < 0.5  # of epsilon
     assert width(tmp_path / 'r' / 'randomise.png') > 1000
     assert (tmp_path / 'r' / 'randomise.txt').read_text().splitlines()[1:] == tables
+
+
+def test_entropy_of_a_heatmap():
+    """None if all values are alike; the logarithm of the number of bins if they spread evenly."""
+    entropy = scripts('vgg').randomise.entropy
+    assert entropy(np.full([20, 20], 3.0)) == entropy(np.zeros([20, 20])) == 0
+    assert entropy(np.linspace(-1, 1, 100)) == pytest.approx(np.log(100))
+    assert entropy(np.repeat([-1.0, 1.0], 50)) == pytest.approx(np.log(2))
 
 
 def test_no_readable_picture_is_a_failure_of_that_picture_only(small_vgg, tmp_path, capsys):
@@ -273,7 +281,7 @@ def test_randomising_leaves_the_network_as_it_was(small_vgg, tmp_path):
     after = explainer(np.stack(images), [-1, -1])
     for rule, r in before.relevance.items():
         np.testing.assert_array_equal(r, after.relevance[rule])
-    assert {values['epsilon'].shape for values in found.values()} == {(2, 2, 2)}
+    assert {values['epsilon'].shape for values in found.values()} == {(3, 2, 2)}
     assert shown['fc1']['epsilon'].shape == (224, 224)
     one, other = found['block5_conv3']['epsilon'][0]
     assert np.abs(one - other).max() > 0  # each draw is one of its own

@@ -31,8 +31,12 @@ def interval(means):
 
 def indistinguishable(values):
     """The pairs of values {name: [n]} whose mean difference has 0 in its 95% interval."""
-    means = {name: resampled(each) for name, each in values.items()}
-    pairs = [f'{one} ~ {other}' for one, other in itertools.combinations(values, 2)
+    return not_apart({name: resampled(each) for name, each in values.items()})
+
+
+def not_apart(means):
+    """The pairs of resampled means {name: [2000]} whose difference has 0 in its 95% interval."""
+    pairs = [f'{one} ~ {other}' for one, other in itertools.combinations(means, 2)
              if np.prod(interval(means[one] - means[other])) <= 0]
     return ', '.join(pairs) or 'none'
 

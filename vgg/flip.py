@@ -8,8 +8,10 @@ five at each step: once the most relevant ones first, once the least relevant on
 the logit of the class that the network saw. AOPC is the mean drop of the logit over all steps and
 pictures (Samek et al. 2017, Eq. 12): the larger the better with the most relevant first, the
 smaller the better with the least relevant first. (They replace regions of 9x9 pixels, one at a
-time, up to 100 of them.) All rules of lrp.py are compared with gradient x input and with three
-orders that know no class: random, the strength of the picture's edges, nearness to its centre.
+time, up to 100 of them.) The difference of the two is the symmetric relevance gain (Bluecher et al.
+2024), by which the table is sorted: it depends less on how regions are replaced. All rules of
+lrp.py are compared with gradient x input and with three orders that know no class: random, the
+strength of the picture's edges, nearness to its centre.
 
 --repeats draws the noise and the random order several times and takes the mean. Intervals are 95%
 bootstrap intervals over pictures. A picture's numbers depend only on the seed and its place in the
@@ -132,19 +134,21 @@ def draw(results, composites):
 
 
 def table(results):
-    """A line for each method, the largest AOPC first, then which cannot be told apart."""
+    """A line for each method, the largest gain first, then which cannot be told apart."""
     area = {key: aopc(logits) for key, logits in results.items()}
-    methods = sorted(once(method for method, _ in results),
-                     key=lambda method: -area[method, 'most'].mean())
-    lines = [f'{"AOPC":>20} {"most relevant first":>22} {"least relevant first":>22}']
+    columns = {which: {method: values for (method, each), values in area.items() if each == which}
+               for which in ('most', 'least')}
+    most, least = columns.values()
+    gain = columns['gain'] = {method: most[method] - least[method] for method in least}
+    methods = sorted(gain, key=lambda method: -gain[method].mean()) + ['random']
+    heads = 'most relevant first', 'least relevant first', 'gain: most less least'
+    lines = [f'{"AOPC":>24} ' + ' '.join(f'{head:>22}' for head in heads)]
     for method in methods:
-        cells = [mean_and_interval(area[method, which]) if (method, which) in area else ''
-                 for which in ('most', 'least')]
-        lines.append(f'{method:>20} {cells[0]:>22} {cells[1]:>22}'.rstrip())
-    for which in 'most', 'least':
-        same = indistinguishable({method: area[method, which] for method in methods
-                                  if (method, which) in area})
-        lines.append(f'not distinguishable, {which} relevant first: {same}')
+        cells = ' '.join(f'{mean_and_interval(column[method]) if method in column else "":>22}'
+                         for column in columns.values())
+        lines.append(f'{method:>24} {cells}'.rstrip())
+    for head, column in zip(heads, columns.values()):
+        lines.append(f'not distinguishable, {head}: {indistinguishable(column)}')
     return '\n'.join(lines)
 
 

@@ -6,13 +6,15 @@ Draws mosaics (--count, 100) of two by two pictures, each scaled to a quarter, f
 which the network gives one class a probability of at least a half. Each rule explains each of the
 four classes, alone and compared with the other three. The result is the share of the positive
 relevance in the class's own quarter: the grid pointing game (Boehle et al. 2021), the Focus
-(Arias-Duart et al. 2022). A map that knows no class has 0.25 on average. Classes whose logit is not
-positive in the mosaic are left out: the network does not see them there.
+(Arias-Duart et al. 2022). A map that knows no class has 0.25 on average. Counted are the classes
+whose logit is positive in the mosaic, which the network may be said to see there; a last column
+counts all four.
 
 Compared with the others: relevance minus the mean of the other three classes'; for a rule of one
 sign, each scaled to the same sum. Gradient x input and the picture's edges are measured, too.
-Intervals are 95% bootstrap intervals over mosaics, many of which share pictures. Writes the table
-to results/mosaic.txt, and bars and one mosaic with its heatmaps to results/mosaic.png.
+Intervals are 95% bootstrap intervals over photographs: all classes of a photograph are drawn
+together, for mosaics share them. Writes the table to results/mosaic.txt, and bars and one mosaic
+with its heatmaps to results/mosaic.png.
 """
 from pathlib import Path
 import sys
@@ -24,7 +26,7 @@ import numpy as np
 if __name__ == '__main__':  # PYTHONSAFEPATH keeps Python from looking beside the script
     sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from chance import generator, indistinguishable, interval, resampled
+from chance import generator, interval, not_apart, resampled
 from classes import class_names
 from common import Parser, Refused, count, once, progress_bar, seed, write_report
 from draw import colour
@@ -90,9 +92,9 @@ def maps_of(explainer, composites, images, targets):
 def measure(explainer, composites, images, classes, fours, batch_size):
     """The shares of the four classes of each mosaic. fours: the indices of its images.
 
-    Returns {(method, whether compared): [m, 4]}, NaN for classes that are left out.
+    Returns {(method, whether compared): [m, 4]}, and the logits [m, 4].
     """
-    parts, bar, done = {}, progress_bar(len(fours), 'mosaic'), 0
+    parts, seen, bar, done = {}, [], progress_bar(len(fours), 'mosaic'), 0
     for batch in batches(fours, batch_size):
         mosaics = np.stack([mosaic([images[i] for i in four]) for four in batch])
         maps, logits = maps_of(explainer, composites, mosaics, classes[np.array(batch)])
@@ -103,54 +105,63 @@ def measure(explainer, composites, images, classes, fours, batch_size):
                 places = quarters(*alone.shape[2:])
                 shares = [[share_within(r, place) for r, place in zip(four, places)]
                           for four in fours_of_maps]
-                shares = np.where(logits > 0, shares, np.nan)
                 parts.setdefault((method, contrast), []).append(shares)
+        seen.append(logits)
         done += len(batch)
         bar.update(done)
-    return {key: np.concatenate(arrays) for key, arrays in parts.items()}
+    shares = {key: np.concatenate(arrays) for key, arrays in parts.items()}
+    return shares, np.concatenate(seen)
 
 
-def means(shares):
-    """The mean share of each mosaic's explained classes, and their number: [m], [m]."""
-    numbers = np.isfinite(shares).sum(1)
-    return np.nansum(shares, 1) / np.maximum(numbers, 1), numbers
+def summarise(shares, owners):
+    """The mean of the finite shares [m, 4], and means [2000] resampled over photographs.
+
+    owners: [m, 4], the photograph of each class.
+    """
+    finite = np.isfinite(shares)
+    _, photographs = np.unique(owners[finite], return_inverse=True)
+    sums, numbers = np.bincount(photographs, shares[finite]), np.bincount(photographs)
+    drawn = resampled(np.stack([sums, numbers], 1))
+    return shares[finite].mean(), drawn[:, 0] / drawn[:, 1]
 
 
-def summarise(shares):
-    """The mean of the finite shares [m, 4], and its 95% interval over mosaics."""
-    values, numbers = means(shares)
-    drawn = resampled(np.stack([values * numbers, numbers], 1))
-    mean = (values * numbers).sum() / max(numbers.sum(), 1)
-    return mean, *interval(drawn[:, 0] / np.maximum(drawn[:, 1], 1e-9))
+def in_words(mean, means):
+    return '{:.2f} [{:.2f}, {:.2f}]'.format(mean, *interval(means))
 
 
-def table(results):
+def table(shares, logits, owners):
     """A line for each method, the largest share first, then which cannot be told apart."""
-    alone = {method: np.nansum(shares, 1)
-             for (method, contrast), shares in results.items() if not contrast}
-    lines = [f'{"share in its own quarter":>24} {"alone":>20} {"compared with the others":>26}']
-    for method in sorted(alone, key=lambda method: -summarise(results[method, False])[0]):
-        cells = ['{:.2f} [{:.2f}, {:.2f}]'.format(*summarise(results[method, contrast]))
-                 if (method, contrast) in results else '' for contrast in (False, True)]
-        lines.append(f'{method:>24} {cells[0]:>20} {cells[1]:>26}'.rstrip())
-    lines.append(f'{"chance":>24} {"0.25":>20} {"0.25":>26}')
-    lines.append(f'alone not distinguishable: {indistinguishable(alone)}')
-    return '\n'.join(lines)
+    seen = {key: summarise(np.where(logits > 0, each, np.nan), owners)
+            for key, each in shares.items()}
+    every = {method: summarise(each, owners)
+             for (method, contrast), each in shares.items() if not contrast}
+    lines = [f'{"share in its own quarter":>24} {"alone":>20} {"compared with the others":>26} '
+             f'{"alone, all classes":>20}']
+    for method in sorted(every, key=lambda method: -seen[method, False][0]):
+        compared = in_words(*seen[method, True]) if (method, True) in seen else ''
+        lines.append(f'{method:>24} {in_words(*seen[method, False]):>20} {compared:>26} '
+                     f'{in_words(*every[method]):>20}')
+    lines.append(f'{"chance":>24} {"0.25":>20} {"0.25":>26} {"0.25":>20}')
+    same = not_apart({method: seen[method, False][1] for method in every})
+    return '\n'.join([*lines, f'alone not distinguishable: {same}'])
 
 
-def draw(results, example, names, maps):
+def draw(shares, logits, owners, example, names, maps):
     """Bars of all methods, above one mosaic with its four classes' heatmaps for some rules."""
+    results = {key: summarise(np.where(logits > 0, each, np.nan), owners)
+               for key, each in shares.items()}
     methods = sorted(once(method for method, _ in results),
-                     key=lambda method: summarise(results[method, False])[0])
+                     key=lambda method: results[method, False][0])
     figure = Figure(figsize=(11, 5 + 2.3 * len(maps)), dpi=90, layout='constrained')
     upper, lower = figure.subfigures(2, 1, height_ratios=[4.6, 2.3 * len(maps)])
     axes = upper.subplots()
     for contrast, tone, shift, label in [(False, '#4477aa', 0.2, 'alone'),
                                          (True, '#cc6677', -0.2, 'compared with the others')]:
         kept = [i for i, method in enumerate(methods) if (method, contrast) in results]
-        mean, low, high = np.array([summarise(results[methods[i], contrast]) for i in kept]).T
-        axes.barh(np.array(kept) + shift, mean, 0.38, xerr=[mean - low, high - mean], color=tone,
-                  label=label, capsize=2)
+        mean = np.array([results[methods[i], contrast][0] for i in kept])
+        low, high = np.array([interval(results[methods[i], contrast][1]) for i in kept]).T
+        axes.barh(np.array(kept) + shift, mean, 0.38, color=tone, label=label, capsize=2,
+                  xerr=np.maximum([mean - low, high - mean], 0))
     axes.axvline(0.25, color='black', linestyle=':', label='chance')
     axes.set(yticks=range(len(methods)), xlim=(0, 1),
              xlabel='share of positive relevance in the own quarter of the class')
@@ -179,20 +190,22 @@ def evaluate(args):
     if kinds < 4:
         raise Refused('a mosaic needs pictures of four classes, each with a probability of at '
                       f'least a half; here the network sees {kinds}')
-    fours = [draw_four(classes, generator(args.seed, 'mosaic', i)) for i in range(args.count)]
-    results = measure(explainer, args.rule, images, classes, fours, args.batch_size)
-    explained = int(np.isfinite(results['edges', False]).sum())
+    fours = np.array([draw_four(classes, generator(args.seed, 'mosaic', i))
+                      for i in range(args.count)])
+    shares, logits = measure(explainer, args.rule, images, classes, fours, args.batch_size)
+    counted = int((logits > 0).sum())
     title = (f'{args.count} mosaics of {(classes >= 0).sum()} pictures, seed {args.seed}: '
-             f'{explained} classes explained, {4 * args.count - explained} left out (logit not '
-             f'positive); {(time.time() - begin) / 60:.1f} minutes')
-    best = int(np.isfinite(results['edges', False]).all(1).argmax())
-    figure = example(explainer, args.rule, results, images, classes, fours[best])
-    write_report(args.results, 'mosaic', figure, title, table(results))
+             f'{counted} classes counted, {4 * args.count - counted} with a logit that is not '
+             f'positive; {(time.time() - begin) / 60:.1f} minutes')
+    best = (logits > 0).sum(1).argmax()  # all four, if there is such a mosaic
+    shown = example(explainer, args.rule, images, classes, fours[best])
+    write_report(args.results, 'mosaic', draw(shares, logits, fours, *shown), title,
+                 table(shares, logits, fours))
     return failed
 
 
-def example(explainer, composites, results, images, classes, four):
-    """The figure, with one mosaic of four images as its example."""
+def example(explainer, composites, images, classes, four):
+    """One mosaic of four images, the names of its classes, and some rules' heatmaps of each."""
     whole, targets = mosaic([images[i] for i in four]), classes[four]
     maps, logits = maps_of(explainer, composites, whole[None], targets[None])
     known = class_names(explainer.network)
@@ -200,7 +213,7 @@ def example(explainer, composites, results, images, classes, four):
     shown = [rule for rule in SHOWN if rule in composites] or composites[:3]
     rows = {rule: maps[rule][0][0] for rule in shown}
     rows[f'{shown[-1]},\ncompared'] = contrasted(maps[shown[-1]][1][0])
-    return draw(results, whole, names, rows)
+    return whole, names, rows
 
 
 def parse(argv):

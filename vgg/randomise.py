@@ -12,10 +12,12 @@ its weights, so that no layer becomes silent; --mode redraw initialises them aga
 do: from the normal distribution of He et al. (2015), biases zero. Both are repeated --draws times.
 
 Spearman's rank correlation with the intact network's heatmaps is given twice: of relevance as a
-share of what it started from, and of its absolute values. Each cell: the mean over pictures and
-draws, its 95% bootstrap interval over pictures, and the lowest and highest draw. Writes the tables
-to results/randomise.txt and draws them in results/randomise.png, above the first picture's heatmaps
-at every stage.
+share of what it started from, and of its absolute values. It cannot rank rules, for noise changes
+most of all (Binder et al. 2023). So a third table gives the rise in entropy of the heatmap's
+histogram (efficient MPRT, Hedstroem et al. 2024): a heatmap that shows what was learned becomes
+less orderly without it. Each cell: the mean over pictures and draws, its 95% bootstrap interval
+over pictures, and the lowest and highest draw. Writes the tables to results/randomise.txt and draws
+them in results/randomise.png, above the first picture's heatmaps.
 """
 from pathlib import Path
 import sys
@@ -33,7 +35,9 @@ from evaluate import batches, open_evaluation
 from run import add_network_options
 
 RULES = ['deep-taylor', 'alpha2beta1', 'epsilon-plus', 'epsilon-gamma-box', 'epsilon']
-KINDS = ['as it is', 'absolute']  # of correlation
+KINDS = ['correlation', 'correlation of absolute values', 'rise in entropy']  # with intact
+BINS = 100  # of the histogram whose entropy is taken
+STAGES = 7  # drawn
 
 
 def randomised(kernel, bias, mode, rng):
@@ -67,16 +71,32 @@ def heatmaps(explainer, composites, images, targets, batch_size):
     return dict(zip(composites, (np.concatenate(maps) for maps in zip(*parts)))), seen
 
 
+def entropy(r):
+    """The entropy, in nats, of the histogram of a heatmap's values between plus and minus its
+    largest."""
+    largest = np.abs(r).max() or 1.0
+    shares = np.histogram(r, BINS, (-largest, largest))[0] / r.size
+    return -(shares * np.log(np.maximum(shares, 1e-30))).sum()
+
+
+def compared(one, other):
+    """What KINDS says of a heatmap and another."""
+    return (spearman(one, other), spearman(np.abs(one), np.abs(other)),
+            entropy(other) - entropy(one))
+
+
 def cascade(explainer, composites, images, batch_size, mode, draws, seed):
     """Explains the images at each stage, for each draw; leaves the network as it was.
 
-    Returns {stage: {composite: correlations [2, draws, n], as they are and absolute}}, intact
-    first, and the first image's heatmaps of the first draw {stage: {composite: [h, w]}}.
+    Returns {stage: {composite: [3, draws, n], as KINDS says}}, intact first, and the first image's
+    heatmaps of the first draw {stage: {composite: [h, w]}}.
     """
     names = list(reversed(explainer.variables))
     intact, targets = heatmaps(explainer, composites, images, None, batch_size)
-    found = {stage: {composite: np.ones([2, draws, len(images)]) for composite in composites}
-             for stage in ['intact'] + names}
+    found = {stage: {composite: np.ones([len(KINDS), draws, len(images)])
+                     for composite in composites} for stage in ['intact'] + names}
+    for composite in composites:
+        found['intact'][composite][2] = 0
     shown, kept = {'intact': {composite: r[0] for composite, r in intact.items()}}, {}
     bar = progress_bar(draws * len(names), 'layer')
     for draw in range(draws):
@@ -86,10 +106,8 @@ def cascade(explainer, composites, images, batch_size, mode, draws, seed):
             explainer.replace(name, *randomised(*kept[name], mode, rng))
             maps, _ = heatmaps(explainer, composites, images, targets, batch_size)
             for composite, r in maps.items():
-                pairs = list(zip(intact[composite], r))
-                found[name][composite][0, draw] = [spearman(x, y) for x, y in pairs]
-                found[name][composite][1, draw] = [spearman(np.abs(x), np.abs(y))
-                                                   for x, y in pairs]
+                found[name][composite][:, draw] = np.transpose(
+                    list(map(compared, intact[composite], r)))
             if draw == 0:
                 shown[name] = {composite: r[0] for composite, r in maps.items()}
             bar.update(draw * len(names) + i)
@@ -99,39 +117,41 @@ def cascade(explainer, composites, images, batch_size, mode, draws, seed):
 
 
 def draw(found, shown, composites):
-    """Both correlations by stage, with the range of the draws, above the first image's heatmaps."""
-    figure = Figure(figsize=(1.15 * len(found), 4 + 1.35 * len(composites)), dpi=80,
-                    layout='constrained')
-    upper, lower = figure.subfigures(2, 1, height_ratios=[3.8, 1.35 * len(composites)])
-    for k, axes in enumerate(upper.subplots(1, 2, sharey=True)):
+    """What KINDS says by stage, with the range of the draws, above the first image's heatmaps."""
+    names = list(shown)
+    chosen = once(names[i] for i in np.linspace(0, len(names) - 1, STAGES).round().astype(int))
+    figure = Figure(figsize=(12, 4.6 + 1.7 * len(composites)), dpi=100, layout='constrained')
+    upper, lower = figure.subfigures(2, 1, height_ratios=[4.6, 1.7 * len(composites)])
+    for k, axes in enumerate(upper.subplots(1, len(KINDS))):
         for composite in composites:
             by_draw = np.array([stage[composite][k].mean(-1) for stage in found.values()])
-            line, = axes.plot(by_draw.mean(1), marker='o', label=composite)
+            line, = axes.plot(by_draw.mean(1), marker='o', markersize=3, label=composite)
             axes.fill_between(range(len(found)), by_draw.min(1), by_draw.max(1),
                               color=line.get_color(), alpha=0.2)
-        axes.set(xticks=range(len(found)), xlim=(-0.5, len(found) - 0.5),
-                 title=f'Spearman correlation with intact, {KINDS[k]}')
-        axes.set_xticklabels(found, rotation=45, ha='right')
+        axes.set(xticks=[names.index(name) for name in chosen], title=KINDS[k])
+        axes.set_xticklabels(chosen, rotation=35, ha='right', fontsize=8)
         axes.grid(alpha=0.3)
-    axes.legend()
-    grid = lower.subplots(len(composites), len(found), squeeze=False)
+    upper.suptitle('all layers from the logits down to this one random; bands: the range of draws')
+    upper.legend(*axes.get_legend_handles_labels(), loc='outside lower center',
+                 ncols=len(composites))
+    grid = lower.subplots(len(composites), len(chosen), squeeze=False)
     for i, (row, composite) in enumerate(zip(grid, composites)):
-        for cell, (name, maps) in zip(row, shown.items()):
-            height, width = maps[composite].shape
-            cell.imshow(colour(maps[composite], (round(HEIGHT * width / height), HEIGHT)))
-            cell.set(xticks=[], yticks=[])
-            if i == 0:
-                cell.set_title(name.replace('_', '\n'), fontsize=8)
-        row[0].set_ylabel(composite, fontsize=8)
+        for axes, name in zip(row, chosen):
+            height, width = shown[name][composite].shape
+            size = round(HEIGHT * width / height), HEIGHT
+            axes.imshow(colour(shown[name][composite], size))
+            axes.set(xticks=[], yticks=[])
+            axes.set_title(name if i == 0 else '', fontsize=9)
+        row[0].set_ylabel(composite, fontsize=9)
     return figure
 
 
 def table(found, composites):
-    """Two tables, as they are and absolute: a line for each stage, a column for each composite."""
+    """A table for each of KINDS: a line for each stage, a column for each composite."""
     lines = []
     for k, kind in enumerate(KINDS):
-        title = f'{kind}, random down to'
-        lines.append(f'{title:>25} ' + ' '.join(f'{composite:>31}' for composite in composites))
+        heads = ' '.join(f'{composite:>31}' for composite in composites)
+        lines += [kind, f'{"random down to":>25} {heads}']
         for name, stage in found.items():
             cells = (f'{cell(stage[composite][k]):>31}' for composite in composites)
             lines.append(f'{name:>25} ' + ' '.join(cells))

@@ -215,10 +215,12 @@ def rule_of(composite, layer):
     if layer.kind == 'max':
         return COMPOSITES[composite].pooling
     rule = getattr(COMPOSITES[composite], layer.place)
-    if rule is zplus and layer.signed:
+    plain, options = getattr(rule, 'func', rule), getattr(rule, 'keywords', {})
+    if plain is zplus and layer.signed:
         return zplus_signed
-    if rule is gamma and (layer.signed or layer.kind not in ('mean', 'add') and not layer.positive):
-        return gamma_signed
+    signed = layer.signed or layer.kind not in ('mean', 'add') and not layer.positive
+    if plain is gamma and signed:
+        return partial(gamma_signed, **options)
     return rule
 
 
