@@ -10,6 +10,7 @@ import io
 import os
 from pathlib import Path
 import sys
+import textwrap
 from types import ModuleType
 
 os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
@@ -81,10 +82,12 @@ def open_session(mixed=False):
 # The command line
 
 class Parser(argparse.ArgumentParser):
-    """Keeps the line breaks of a script's description, and reports a wrong command in one line."""
+    """Takes a script's docstring as its description, and reports a wrong command in one line."""
 
-    def __init__(self, description):
-        super().__init__(description=description,
+    def __init__(self, docstring):
+        parts = [part if part.startswith('    ') else textwrap.fill(part, 79)
+                 for part in docstring.split('\n\n')]
+        super().__init__(description='\n\n'.join(parts),
                          formatter_class=argparse.RawDescriptionHelpFormatter)
 
     def error(self, message):
@@ -217,3 +220,22 @@ def write_report(folder, name, figure, title, table):
     write(folder / f'{name}.txt', f'{title}\n{table}\n')
     write(folder / f'{name}.png', encoded(figure.savefig))
     print(f'{title}\n{table}\nwrote {folder / name}.png and {folder / name}.txt')
+
+
+TONES = ['#4477aa', '#ee6677', '#228833', '#aa3377', '#666666', '#ccbb44']  # Tol, colour-blind safe
+
+
+def curves(axes, x, lines):
+    """Draws lines {name: (values, style)}, each with its name at its end."""
+    ends = {name: values[-1] for name, (values, _) in lines.items()}
+    for tone, (name, (values, style)) in zip(TONES, lines.items()):
+        axes.plot(x, values, style, color=tone)
+    low, high = axes.get_ylim()
+    space, at = (high - low) / 16, -float('inf')
+    for name in sorted(ends, key=ends.get):
+        at = max(ends[name], at + space)
+        axes.annotate(name, (x[-1], ends[name]), (1.02, (at - low) / (high - low)),
+                      textcoords='axes fraction', va='center', fontsize=11, annotation_clip=False,
+                      color=TONES[list(lines).index(name)])
+    axes.set_ylim(low, high)
+    axes.grid(alpha=0.3)

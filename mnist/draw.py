@@ -8,7 +8,8 @@ from PIL import Image, ImageDraw, ImageFont
 
 from common import encoded, write
 
-PANEL, GAP, BAR = 252, 8, 28  # pixels: side of a panel, between panels, above them for titles
+PANEL, GAP, BAR = 252, 8, 44  # pixels: side of a panel, between panels, above them for titles
+KEY = 36  # pixels, below the panels, for what the colours mean
 
 
 def colour(r):
@@ -16,16 +17,22 @@ def colour(r):
 
     Red above zero, blue below, white at zero.
     """
+    return coloured(r / (np.abs(r).max() or 1))
+
+
+def coloured(values):
+    """The colours, uint8 [h, w, 3], of values [h, w] in [-1, 1]."""
     colours = matplotlib.colormaps['seismic'].resampled(255)  # an odd number: zero is exactly white
-    return colours(0.5 + 0.5 * r / (np.abs(r).max() or 1), bytes=True)[..., :3]
+    return colours(0.5 + 0.5 * values, bytes=True)[..., :3]
 
 
 def sheet(image, title, heatmaps):
     """A digit [28, 28] under its title, beside its heatmaps {label: relevance [28, 28]}."""
     panels = [(title, np.repeat(np.uint8(255 * image)[..., None], 3, -1))]
     panels += [(label, colour(r)) for label, r in heatmaps.items()]
-    size = len(panels) * (PANEL + GAP) + GAP, BAR + PANEL + GAP
+    size = len(panels) * (PANEL + GAP) + GAP, BAR + PANEL + GAP + KEY
     result = Image.new('RGB', size, 'white')
+    result.paste(key(size[0]), (0, size[1] - KEY))
     pen = ImageDraw.Draw(result)
     for i, (label, pixels) in enumerate(panels):
         left = GAP + i * (PANEL + GAP)
@@ -38,17 +45,32 @@ def sheet(image, title, heatmaps):
     return result
 
 
-def fitted(text, width):
+def key(width):
+    """A strip, KEY high, that says what the colours of heatmaps mean."""
+    strip = Image.new('RGB', (width, KEY), 'white')
+    pen, bar = ImageDraw.Draw(strip), min(160, width // 4)
+    left, right = 'against', 'for the class; each heatmap has its own scale'
+    _, font = fitted(f'{left} {right}', width - bar - 6 * GAP, lines=1)
+    start = GAP + round(font.getlength(left)) + GAP
+    pen.text((GAP, KEY / 2), left, 'black', font, anchor='lm')
+    colours = coloured(np.tile(np.linspace(-1, 1, bar), (KEY - 2 * GAP, 1)))
+    strip.paste(Image.fromarray(colours), (start, GAP))
+    pen.rectangle((start, GAP, start + bar - 1, KEY - GAP - 1), outline='lightgrey')
+    pen.text((start + bar + GAP, KEY / 2), right, 'black', font, anchor='lm')
+    return strip
+
+
+def fitted(text, width, lines=2):
     """The text, broken where one line would be small, and the largest font in which it fits."""
     words = text.split(' ')
     breaks = [(' '.join(words[:i]), ' '.join(words[i:])) for i in range(1, len(words))]
     halves = '\n'.join(min(breaks, key=lambda pair: max(map(len, pair)), default=[text]))
     file = os.path.join(matplotlib.get_data_path(), 'fonts', 'ttf', 'DejaVuSans.ttf')
-    for size in range(15, 7, -1):
-        lines, font = text if size > 11 else halves, ImageFont.truetype(file, size)
-        if max(map(font.getlength, lines.split('\n'))) <= width:
+    for size in range(24, 7, -1):
+        shown, font = text if lines == 1 or size > 17 else halves, ImageFont.truetype(file, size)
+        if max(map(font.getlength, shown.split('\n'))) <= width:
             break
-    return lines, font
+    return shown, font
 
 
 def write_sheet(path, image, record):

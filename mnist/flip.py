@@ -29,7 +29,8 @@ if __name__ == '__main__':  # PYTHONSAFEPATH keeps Python from looking beside th
 
 from chance import generator, indistinguishable, mean_and_interval
 from common import (
-    Parser, Refused, check_spared, count, make_folder, once, progress_bar, seed, write_report)
+    Parser, Refused, check_spared, count, curves, make_folder, once, progress_bar, seed,
+    write_report)
 import data
 from explainer import BATCH, Explainer
 from rules import COMPOSITES
@@ -72,7 +73,7 @@ def flipped(images, pixels, steps, way):
         yield images.reshape(-1, 28, 28)
 
 
-def curves(explainer, images, labels, pixels, steps, way):
+def followed(explainer, images, labels, pixels, steps, way):
     """At each step, the logit of the class first seen and whether the digit is still classified
     correctly: two arrays [steps + 1, n]."""
     logits = np.stack([explainer.classify(x) for x in flipped(images, pixels, steps, way)])
@@ -99,7 +100,7 @@ def measure(explainer, images, labels, steps, seed):
             pixels = order(score, numbers, seed)
             for way, (first, ordered) in itertools.product(WAYS, [('most', pixels),
                                                                   ('least', pixels[:, ::-1])]):
-                found = curves(explainer, x, y, ordered, steps, way)
+                found = followed(explainer, x, y, ordered, steps, way)
                 parts.setdefault((method, way, first), []).append(found)
         bar.update(min(start + BATCH, len(images)))
     return {key: [np.concatenate(arrays, 1) for arrays in zip(*batches)]
@@ -108,18 +109,16 @@ def measure(explainer, images, labels, steps, seed):
 
 def draw(results):
     """The logit and the accuracy against the number of flipped pixels: a row for each way."""
-    figure = Figure(figsize=(12.5, 7.6), dpi=110, layout='constrained')
-    for row, way in zip(figure.subplots(2, 2, sharex=True), WAYS):
+    figure = Figure(figsize=(13, 8), dpi=100, layout='constrained')
+    methods = [method for method in once(method for method, _, _ in results)
+               if method in (*COMPOSITES, 'gradient magnitude', 'random', 'brightness')]
+    for row, way in zip(figure.subplots(2, 2), WAYS):
         labels = 'mean logit of the class first seen', 'accuracy'
         for axes, part, label in zip(row, (0, 1), labels):
-            for method in once(method for method, _, _ in results):
-                values = results[method, way, 'most'][part].mean(1)
-                style = '-' if method in COMPOSITES else ':' if method in BLIND else '--'
-                steps = PIXELS_PER_STEP * np.arange(len(values))
-                axes.plot(steps, values, style, label=method)
+            lines = {method: (results[method, way, 'most'][part].mean(1),
+                              ':' if method in BLIND else '-') for method in methods}
+            curves(axes, PIXELS_PER_STEP * np.arange(len(lines['random'][0])), lines)
             axes.set(xlabel=f'pixels, most relevant first: {way}', ylabel=label)
-            axes.grid(alpha=0.3)
-    figure.legend(*axes.get_legend_handles_labels(), loc='outside right upper')
     return figure
 
 

@@ -1,10 +1,10 @@
 """Explains what the trained network sees in digits: Layer-wise Relevance Propagation.
 
-    python mnist/lrp.py                                  one test digit of each class
-    python mnist/lrp.py --rule deep-taylor zplus epsilon three heatmaps beside every digit
-    python mnist/lrp.py --image photo.png --target 3     your own digit: what speaks for a 3?
-    python mnist/lrp.py --digit 3 --against 8            why a 3 rather than an 8?
-    python mnist/lrp.py --index all --save-relevance     all test digits, in results/relevance.npz
+    python mnist/lrp.py                               a test digit of each class
+    python mnist/lrp.py --rule deep-taylor zplus epsilon     three heatmaps each
+    python mnist/lrp.py --image photo.png --target 3  your own: why a 3?
+    python mnist/lrp.py --digit 3 --against 8         why a 3 rather than an 8?
+    python mnist/lrp.py --index all --save-relevance  all, as numbers
 
 Writes results/0.jpg .. 9.jpg. Red pixels speak for the target class, blue ones against it, white is
 zero. The table gives, for each digit and layer, the sum of relevance divided by the value it

@@ -5,6 +5,7 @@ one process.
     python tests/benchmark.py vgg         every composite against the forward pass; peak memory
     python tests/benchmark.py targets     three targets in one graph against three runs
     python tests/benchmark.py precision   what float32 and bfloat16 lose against float64
+    python tests/benchmark.py families    networks of keras.applications: agreement, speed, start-up
     python tests/benchmark.py pictures    vgg/lrp.py end to end: start-up, memory, bfloat16
     python tests/benchmark.py vgg --batch 1 --rule deep-taylor --precision float32 --network full
 
@@ -337,6 +338,70 @@ def end_to_end():
           flush=True)
 
 
+# Families of keras.applications, with random weights and statistics
+
+FAMILIES = ['ResNet50', 'ResNet50V2', 'InceptionV3', 'InceptionResNetV2', 'Xception', 'MobileNet',
+            'MobileNetV2', 'MobileNetV3Small', 'DenseNet121', 'EfficientNetB0', 'EfficientNetV2B0',
+            'NASNetMobile', 'VGG19']
+
+
+def family_case(family):
+    """Agreement with Keras and with gradient x input, shares that arrive, times."""
+    sys.path[:0] = [str(ROOT / 'vgg'), str(ROOT / 'tests')]
+    from common import keras
+    from explainer import Explainer
+    import keras_models
+    from network import by_keras, open_network
+    rng, rules = np.random.default_rng(0), ['epsilon-gamma-box', 'deep-taylor', 'epsilon']
+    model = getattr(keras.applications, family)(weights=None)
+    for layer in keras_models.everything(model):
+        if isinstance(layer, keras.layers.BatchNormalization):
+            for weight in layer.weights:
+                positive = weight.name in ('gamma', 'moving_variance')
+                values = rng.uniform(0.5, 1.5, weight.shape)
+                weight.assign(values if positive else 0.2 * values - 0.2)
+    with tempfile.TemporaryDirectory() as folder:
+        model.save(Path(folder) / 'my.keras')
+        start = time.perf_counter()
+        network = open_network(str(Path(folder) / 'my.keras'), preprocessing='tf')
+        explainer = Explainer(network, rules[:2])
+    images = rng.integers(0, 256, [8, *network.size], np.uint8)
+    explainer(images[:1])
+    startup = time.perf_counter() - start
+    whole = Explainer(network, rules, gradient=True)
+    found, keras_logits = whole(images[:2]), by_keras(network, images[:2])
+    gradient = whole.gradient_times_input(images[:2], found.targets)
+    result = {'layers': len(network.layers), 'startup': startup,
+              'apart': float(np.abs(network.probabilities(found.logits) - keras_logits).max()
+                             / keras_logits.max()),
+              'correlation': float(np.corrcoef(found.relevance['epsilon'].ravel(),
+                                               gradient.ravel())[0, 1]),
+              'arrived': [float(np.mean([r.sum(dtype=np.float64) / started[0] for r, started in
+                                         zip(found.relevance[rule], found.started[rule])]))
+                          for rule in rules[:2]]}
+    result['times'] = {}
+    for rule in rules[:2]:
+        alone = Explainer(network, [rule])
+        feed = feed_of(alone, images)
+        result['times'][rule] = alternate(
+            {'method': lambda: alone.session.run(alone.results.relevance, feed),
+             'forward': partial(forward_pass, alone, feed[alone.pixels])}, 3)
+    return result
+
+
+def families(args):
+    print(f'{"family":>18} {"layers":>6} {"apart":>8} {"gradient x input":>16} {"arrived":>15} '
+          f'{"/ forward":>11} {"start-up":>8}')
+    for family in FAMILIES:
+        found = child('family', family)
+        arrived = ' / '.join(f'{share:.3f}' for share in found['arrived'])
+        ratios = ' / '.join(f'{ratio(times, "method", "forward"):.1f}'
+                            for times in found['times'].values())
+        print(f'{family:>18} {found["layers"]:6} {found["apart"]:8.0e} '
+              f'{found["correlation"]:16.4f} {arrived:>15} {ratios:>11} {found["startup"]:6.1f} s',
+              flush=True)
+
+
 def worker(arguments):
     kind, *rest = arguments
     if kind == 'mnist':
@@ -350,6 +415,8 @@ def worker(arguments):
         result = precision_case(*rest)
     elif kind == 'many':
         result = many_case(int(rest[0]))
+    elif kind == 'family':
+        result = family_case(rest[0])
     elif kind == 'agreement':
         result = agreement_case(rest[0])
     else:
@@ -363,7 +430,8 @@ def main():
     methods = ['gradient', PAIR, *COMPOSITES]
     parser = argparse.ArgumentParser(description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('part', choices=['mnist', 'vgg', 'targets', 'precision', 'pictures'])
+    parser.add_argument('part', choices=['mnist', 'vgg', 'targets', 'precision', 'families',
+                                         'pictures'])
     parser.add_argument('--batches', type=int, default=60,
                         help='mnist: training steps in each repetition (default: 60)')
     parser.add_argument('--network', nargs='+', choices=['full', 'bundled'],
@@ -375,7 +443,7 @@ def main():
     parser.add_argument('--repetitions', type=int, default=5)
     args = parser.parse_args()
     {'mnist': mnist, 'vgg': vgg, 'targets': targets, 'precision': precision,
-     'pictures': pictures}[args.part](args)
+     'families': families, 'pictures': pictures}[args.part](args)
 
 
 if __name__ == '__main__':

@@ -60,7 +60,7 @@ def test_true_order_of_a_linear_network_is_first_and_random_last(flip):
     network, truth = linear_network(w), images * w[..., 0]
     blurred = truth + rng.normal(0, 0.5, truth.shape)
     scores = {'true': truth, 'blurred': blurred, 'random': rng.random(truth.shape), 'worst': -truth}
-    curves = {name: flip.curves(network, images, np.zeros(5), flip.order(score, range(5), 0), 196,
+    curves = {name: flip.followed(network, images, np.zeros(5), flip.order(score, range(5), 0), 196,
                                 'to background')[0]
               for name, score in scores.items()}
     areas = {name: flip.areas(logits).mean() for name, logits in curves.items()}

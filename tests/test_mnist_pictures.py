@@ -6,7 +6,7 @@ import numpy as np
 from PIL import Image
 import pytest
 
-PANEL, GAP, TITLE = 252, 8, 28  # of a result, in pixels
+PANEL, GAP, TITLE, KEY = 252, 8, 44, 36  # of a result, in pixels
 
 
 def enlarged(image):
@@ -140,7 +140,7 @@ def panels(path, count):
     with Image.open(path) as picture:
         assert picture.format == 'JPEG' and picture.mode == 'RGB'
         pixels = np.asarray(picture)
-    assert pixels.shape == (PANEL + TITLE + GAP, count * (PANEL + GAP) + GAP, 3)
+    assert pixels.shape == (PANEL + TITLE + GAP + KEY, count * (PANEL + GAP) + GAP, 3)
     lefts = [GAP + i * (PANEL + GAP) for i in range(count)]
     return [pixels[TITLE:TITLE + PANEL, left:left + PANEL] for left in lefts]
 

@@ -13,7 +13,8 @@ from PIL import Image, ImageDraw, ImageFont, PngImagePlugin
 from common import encoded, write
 from pictures import HEIGHT
 
-GAP, BAR = 8, 28  # pixels between panels, and above each; gallery.html cuts sheets by the same
+GAP, BAR = 8, 44  # pixels between panels, and above each; gallery.html cuts sheets by the same
+KEY = 36  # pixels, below the panels, for what the colours mean
 COLUMNS, LAYER_COLUMNS = 6, 7  # panels in a line; with VGG's five pooling layers and the pixels
 PERCENTILE = 99.5  # of |relevance| gets the full colour: single pixels must not pale the rest
 MAX_SIDE = 65500  # pixels of a JPEG
@@ -57,8 +58,9 @@ def sheet(photograph, rows, cmap, columns=COLUMNS):
         panels = [(title, photograph)]
         panels += [(label, colour(r, photograph.size, cmap)) for label, r in heatmaps.items()]
         lines += [panels[start:start + columns] for start in range(0, len(panels), columns)]
-    pixels = GAP + max(map(len, lines)) * (width + GAP), len(lines) * (BAR + height + GAP)
+    pixels = GAP + max(map(len, lines)) * (width + GAP), len(lines) * (BAR + height + GAP) + KEY
     result = Image.new('RGB', pixels, 'white')
+    result.paste(key(pixels[0], cmap), (0, pixels[1] - KEY))
     pen = ImageDraw.Draw(result)
     for i, line in enumerate(lines):
         for j, (label, image) in enumerate(line):
@@ -67,28 +69,49 @@ def sheet(photograph, rows, cmap, columns=COLUMNS):
             text, font = fitted(label, width)
             pen.text((left + width / 2, top - BAR / 2), text, 'black', font, anchor='mm',
                      align='center', spacing=1)
-            if image is not photograph:
-                corner = left + width - 1, top + height - 1
-                pen.rectangle((left, top, *corner), outline='lightgrey')
+            corner = left + width - 1, top + height - 1
+            pen.rectangle((left, top, *corner), outline='lightgrey')
     return result
+
+
+def key(width, cmap):
+    """A strip, KEY high, that says what the colours of heatmaps mean."""
+    strip = Image.new('RGB', (width, KEY), 'white')
+    pen, bar = ImageDraw.Draw(strip), min(160, width // 4)
+    left, right = 'against', 'for the class; each heatmap has its own scale'
+    _, font = fitted(f'{left} {right}', width - bar - 6 * GAP, lines=1)
+    start = GAP + round(font.getlength(left)) + GAP
+    pen.text((GAP, KEY / 2), left, 'black', font, anchor='lm')
+    strip.paste(coloured(np.tile(np.linspace(-1, 1, bar), (KEY - 2 * GAP, 1)), cmap), (start, GAP))
+    pen.rectangle((start, GAP, start + bar - 1, KEY - GAP - 1), outline='lightgrey')
+    pen.text((start + bar + GAP, KEY / 2), right, 'black', font, anchor='lm')
+    return strip
+
+
+def add_key(figure, axes, size=10):
+    """The same in a figure of matplotlib, below these axes, in letters of this size."""
+    scale = matplotlib.cm.ScalarMappable(matplotlib.colors.Normalize(-1, 1), 'seismic')
+    bar = figure.colorbar(scale, ax=axes, location='bottom', shrink=0.4, aspect=30, pad=0.02)
+    bar.set_ticks([-1, 0, 1], labels=['against the class', '0', 'for the class'])
+    bar.ax.tick_params(length=0, labelsize=size)
 
 
 def sheet_height(rows, heatmaps, columns=COLUMNS):
     """The height in pixels of a sheet of so many rows of heatmaps."""
-    return rows * -(-(1 + heatmaps) // columns) * (BAR + HEIGHT + GAP)
+    return rows * -(-(1 + heatmaps) // columns) * (BAR + HEIGHT + GAP) + KEY
 
 
-def fitted(text, width):
+def fitted(text, width, lines=2):
     """The text, broken where one line would be small, and the largest font in which it fits."""
     words = text.split(' ')
     breaks = [(' '.join(words[:i]), ' '.join(words[i:])) for i in range(1, len(words))]
     halves = '\n'.join(min(breaks, key=lambda pair: max(map(len, pair)), default=[text]))
     file = os.path.join(matplotlib.get_data_path(), 'fonts', 'ttf', 'DejaVuSans.ttf')
-    for size in range(15, 7, -1):
-        lines, font = text if size > 11 else halves, ImageFont.truetype(file, size)
-        if max(map(font.getlength, lines.split('\n'))) <= width:
+    for size in range(24, 7, -1):
+        shown, font = text if lines == 1 or size > 17 else halves, ImageFont.truetype(file, size)
+        if max(map(font.getlength, shown.split('\n'))) <= width:
             break
-    return lines, font
+    return shown, font
 
 
 def write_heatmap(path, image, rule):

@@ -1,8 +1,8 @@
 """Does the class depend on the picture's frame? The search for a Clever Hans (Lapuschkin et al.
 2019): a network that is right for a reason that has nothing to do with the class.
 
-    python vgg/frame.py vgg/images/leopard.jpg vgg/images/motorbike.jpg --others vgg/images \\
-        --weights caltech101
+    python vgg/frame.py vgg/images/leopard.jpg vgg/images/motorbike.jpg \\
+        --others vgg/images --weights caltech101
 
 For each picture, the share of the positive relevance on the frame, its outermost pixels (--margin,
 12 of VGG's 224). Then the frame is cut off, the rest enlarged, and the class explained again. The
@@ -33,9 +33,9 @@ if __name__ == '__main__':  # PYTHONSAFEPATH keeps Python from looking beside th
 from chance import interval, mean_and_interval, spearman
 from classes import class_names
 from common import Parser, Refused, count, once, progress_bar, write_report
-from draw import colour
+from draw import add_key, colour
 from evaluate import batches, edge_strength, open_evaluation, read_pictures, share_within
-from pictures import find, resized
+from pictures import find, open_picture, resized
 from run import add_network_options
 
 RULES = ['epsilon-gamma-box', 'deep-taylor']
@@ -175,42 +175,55 @@ def table(names, found, classes, others, gains):
     return '\n'.join(lines)
 
 
-def draw(images, found, classes, rule, margin, others):
-    """Each picture and its heatmap before and after the cut, beside what all pictures lose."""
-    n = len(images)
-    figure = Figure(figsize=(12.6 if len(others) else 9.2, 2.7 * n + 0.2), dpi=90,
-                    layout='constrained')
-    left, *right = figure.subfigures(1, 2, width_ratios=[9, 3.4]) if len(others) else [figure]
-    for i, (image, row) in enumerate(zip(images, left.subplots(n, 4, squeeze=False))):
+def draw(images, ratios, found, classes, rule, margin, others):
+    """Each picture and its heatmap before and after the cut, above what all pictures lose.
+
+    ratios: height by width of the pictures as they are.
+    """
+    n, above = len(images), sum(2.1 * ratio + 0.7 for ratio in ratios) + 0.6
+    heights = [above, 3.0] if len(others) else [above]
+    figure = Figure(figsize=(8.6, sum(heights)), dpi=110, layout='constrained')
+    parts = figure.subfigures(len(heights), 1, squeeze=False, height_ratios=heights)[:, 0]
+    grid = parts[0].subplots(n, 4, squeeze=False)
+    for i, (image, row) in enumerate(zip(images, grid)):
         pair, name = [image, cut(image, margin)], classes[found.targets[i]]
-        for k, what in enumerate((f'{name}: logit', 'frame cut off:')):
+        for k, what in enumerate((name, 'frame cut off')):
             share, (height, width) = found.shares[rule][i, k], image.shape[:2]
             row[2 * k].imshow(pair[k].squeeze(), cmap='gray')
-            row[2 * k].set_title(f'{what} {found.logits[i, k]:.1f}', fontsize=11,
-                                 parse_math=False)
+            row[2 * k].set_title(f'{what}\nlogit {found.logits[i, k]:.1f}', parse_math=False)
             row[2 * k + 1].imshow(colour(found.maps[i, k], (width, height)))
-            place = 'the frame' if k == 0 else 'its outer pixels'
-            row[2 * k + 1].set_title(f'{share:.0%} on {place}', fontsize=11)
+            place = 'the frame' if k == 0 else 'outer pixels'
+            row[2 * k + 1].set_title(f'{share:.0%}\non {place}')
             inside = Rectangle((margin - 0.5, margin - 0.5), width - 2 * margin,
                                height - 2 * margin, fill=False, linestyle=':', color='black')
             row[2 * k + 1].add_patch(inside)
         for axes in row:
-            axes.set(xticks=[], yticks=[])
-    for part in right:
+            axes.title.set_fontsize(15)
+            axes.set(xticks=[], yticks=[], aspect=ratios[i] * width / height)
+    add_key(parts[0], grid, 13)
+    for part in parts[1:]:
         axes, share = part.subplots(), found.shares[rule][:, 0]
         lost = losses(found.logits)['lost if cut']
-        axes.scatter(100 * share[others], lost[others], color='#888888', s=18, label='others')
+        axes.scatter(100 * share[others], lost[others], color='#888888', s=18)
         axes.scatter(100 * share[:n], lost[:n], color='#aa3377', s=40, marker='D')
         for i in range(n):
-            side = 'left' if share[i] < share.mean() else 'right'  # within the axes
-            axes.annotate(classes[found.targets[i]], (100 * share[i], lost[i]), (0, 7),
-                          textcoords='offset points', ha=side, fontsize=11, parse_math=False)
-        axes.set(xlabel=f'% of positive relevance on the frame\n({rule})',
-                 ylabel='logit lost when the frame is cut off')
-        axes.margins(0.15)
-        axes.legend(loc='lower right')
+            axes.annotate(classes[found.targets[i]], (100 * share[i], lost[i]), (-8, 0), ha='right',
+                          va='center', textcoords='offset points', fontsize=13, parse_math=False)
+        axes.set_xlabel(f'% of positive relevance on the frame ({rule})', fontsize=13)
+        axes.set_ylabel('logit lost by the cut', fontsize=13)
+        axes.tick_params(labelsize=13)
+        axes.margins(0.2)
         axes.spines[['top', 'right']].set_visible(False)
     return figure
+
+
+def ratio_of(path, size):
+    """{what the network sees: height by width} of a picture, or nothing if it cannot be read."""
+    try:
+        picture = open_picture(path, size)
+    except Refused:
+        return {}
+    return {picture.seen.tobytes(): picture.photograph.height / picture.photograph.width}
 
 
 def different(images):
@@ -245,7 +258,12 @@ def evaluate(args):
     title = (f'{len(images)} pictures, {len(beside)} others; the frame: the outermost '
              f'{args.margin} pixels, {area:.0%} of the area. Columns of rules: the share of the '
              'positive relevance there')
-    figure = draw(images[:DRAWN], found, classes, args.rule[0], args.margin, others)
+    ratios = {}
+    for path in find(args.image)[0]:
+        ratios |= ratio_of(path, size)
+    shown = images[:DRAWN]
+    figure = draw(shown, [ratios[image.tobytes()] for image in shown], found, classes,
+                  args.rule[0], args.margin, others)
     write_report(args.results, 'frame', figure, title, table(names, found, classes, others, gains))
     return failed + missing + unread
 

@@ -1,6 +1,6 @@
 """The results of vgg/lrp.py as a page to browse and a table, from what their JPEG comments say.
 
-    python vgg/gallery.py                        vgg/results/index.html and results.csv
+    python vgg/gallery.py                    vgg/results/index.html, results.csv
     python vgg/gallery.py --results elsewhere
 
 The page needs no server and no network: open index.html in a browser. Search by name and class,

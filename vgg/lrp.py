@@ -1,18 +1,17 @@
-"""Explains what a network sees in photographs: Layer-wise Relevance Propagation, layer by layer.
+"""Explains what VGG16, EfficientNet-Lite0 or your own Keras network sees in photographs, by
+Layer-wise Relevance Propagation.
 
-    python vgg/lrp.py vgg/images --weights caltech101      bundled photographs and VGG16
-    python vgg/lrp.py cat.jpg --weights lite0              bundled EfficientNet-Lite0 (ImageNet)
-    python vgg/lrp.py cat.jpg dog.jpg                      VGG16 by Keras, downloaded once (553 MB)
-    python vgg/lrp.py cat.jpg --top 3 --rule epsilon-plus  the three most likely classes, a row each
-    python vgg/lrp.py cat.jpg --against lynx               why the predicted class and not a lynx?
-    python vgg/lrp.py scan.png --weights my.keras --classes names.txt --target tumour
+    python vgg/lrp.py cat.jpg --weights lite0            a bundled network
+    python vgg/lrp.py cat.jpg dog.jpg                    VGG16, once 553 MB
+    python vgg/lrp.py vgg/images --weights caltech101    bundled photographs
+    python vgg/lrp.py cat.jpg --against lynx             why not a lynx?
+    python vgg/lrp.py cat.jpg --weights my.keras --classes names.txt
 
 Writes results/<name>.jpg for each picture: the photograph, with the class that is explained and its
 probability, beside a heatmap for each rule. Red pixels speak for the class, blue ones against it,
-white is zero. A heatmap is the relevance summed over the colours; it has its own scale, on which
-the 99.5th percentile of the absolute values gets the full colour. The line that is printed for each
-picture gives the logit, and the sum of the relevance divided by the value it started from: 1 if
-nothing was lost.
+white is zero. Each heatmap has its own scale, on which the 99.5th percentile of the absolute values
+gets the full colour. The line that is printed for each picture gives the logit, and the sum of the
+relevance divided by the value it started from: 1 if nothing was lost.
 """
 import math
 from pathlib import Path
@@ -33,7 +32,7 @@ from pictures import find
 from rules import DEFAULT
 from run import add_network_options, explain_pictures, inputs, left, own_share
 
-VERSION = 2  # of what is computed and drawn: results of another version are made again
+VERSION = 3  # of what is computed and drawn: results of another version are made again
 WALKS = 4  # most targets of a picture explained in one run: each takes memory of its own
 
 

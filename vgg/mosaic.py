@@ -29,7 +29,7 @@ if __name__ == '__main__':  # PYTHONSAFEPATH keeps Python from looking beside th
 from chance import generator, interval, not_apart, resampled
 from classes import class_names
 from common import Parser, Refused, count, once, progress_bar, seed, write_report
-from draw import colour
+from draw import add_key, colour
 from evaluate import batches, edge_strength, open_evaluation, share_within
 from pictures import resized
 from rules import COMPOSITES, both_signs
@@ -152,8 +152,8 @@ def draw(shares, logits, owners, example, names, maps):
                for key, each in shares.items()}
     methods = sorted(once(method for method, _ in results),
                      key=lambda method: results[method, False][0])
-    figure = Figure(figsize=(11, 5 + 2.3 * len(maps)), dpi=90, layout='constrained')
-    upper, lower = figure.subfigures(2, 1, height_ratios=[4.6, 2.3 * len(maps)])
+    figure = Figure(figsize=(11, 5.4 + 2.3 * len(maps)), dpi=90, layout='constrained')
+    upper, lower = figure.subfigures(2, 1, height_ratios=[4.6, 2.3 * len(maps) + 0.4])
     axes = upper.subplots()
     for contrast, tone, shift, label in [(False, '#4477aa', 0.2, 'alone'),
                                          (True, '#cc6677', -0.2, 'compared with the others')]:
@@ -176,6 +176,7 @@ def draw(shares, logits, owners, example, names, maps):
             axes.set_title(name if i == 0 else '', fontsize=10, parse_math=False)
         for axes in row:
             axes.set(xticks=[], yticks=[])
+    add_key(lower, grid)
     return figure
 
 
@@ -211,9 +212,7 @@ def example(explainer, composites, images, classes, four):
     known = class_names(explainer.network)
     names = [f'{known[target]}, logit {logit:.1f}' for target, logit in zip(targets, logits[0])]
     shown = [rule for rule in SHOWN if rule in composites] or composites[:3]
-    rows = {rule: maps[rule][0][0] for rule in shown}
-    rows[f'{shown[-1]},\ncompared'] = contrasted(maps[shown[-1]][1][0])
-    return whole, names, rows
+    return whole, names, {rule: maps[rule][0][0] for rule in shown}
 
 
 def parse(argv):

@@ -1,7 +1,8 @@
 """Do the heatmaps of all rules lie on a cause that is known?
 
     python mnist/planted.py
-    python vgg/planted.py mnist/results/planted.npz --weights mnist/results/planted.keras
+    python vgg/planted.py mnist/results/planted.npz \\
+        --weights mnist/results/planted.keras
 
 mnist/planted.py trains a network to name the mark in a picture, shows by removal that it uses
 nothing else, and saves network and pictures. This script explains it by each rule of lrp.py and by

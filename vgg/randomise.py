@@ -30,7 +30,7 @@ if __name__ == '__main__':  # PYTHONSAFEPATH keeps Python from looking beside th
 
 from chance import generator, mean_and_interval, spearman
 from common import Parser, count, once, progress_bar, seed, write_report
-from draw import HEIGHT, colour
+from draw import HEIGHT, add_key, colour
 from evaluate import batches, open_evaluation
 from run import add_network_options
 
@@ -143,6 +143,7 @@ def draw(found, shown, composites):
             axes.set(xticks=[], yticks=[])
             axes.set_title(name if i == 0 else '', fontsize=9)
         row[0].set_ylabel(composite, fontsize=9)
+    add_key(lower, grid)
     return figure
 
 

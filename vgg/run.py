@@ -26,6 +26,13 @@ from preparation import MODES
 from rules import COMPOSITES
 
 HERE = Path(__file__).resolve().parent
+ABOUT = {  # rules in three words, for --help
+    'epsilon-gamma-box': 'for this class', 'deep-taylor': 'features, any class',
+    'zplus': 'z+ on pixels, too', 'wsquare': 'pixels by weights',
+    'epsilon': 'gradient times input', 'alpha1beta0': 'z+ with biases',
+    'alpha2beta1': 'z+ less z-', 'epsilon-plus': 'for this class',
+    'epsilon-plus-flat': 'likewise, flat pixels', 'epsilon-alpha2beta1': 'this class, sharper',
+    'epsilon-alpha2beta1-flat': 'likewise, flat pixels', 'montavon2019': "the tutorial's rules"}
 
 
 def add_network_options(parser, default):
@@ -33,6 +40,8 @@ def add_network_options(parser, default):
 
     default: the rules that are used if none are named.
     """
+    parser.epilog = '\n'.join(['rules:', *(f'  {name:26}{ABOUT.get(name, "")}'
+                                           for name in COMPOSITES)])
     network, what, how = map(parser.add_argument_group,
                              ('the network', 'what is explained', 'how it is run'))
     parser.add_argument('image', nargs='+', metavar='IMAGE',
@@ -51,7 +60,7 @@ def add_network_options(parser, default):
                               "that itself: Keras's caffe, tf or torch, unit (0 to 1) or none")
     what.add_argument('--rule', nargs='+', type=rule_names(COMPOSITES), default=default,
                       metavar='R',
-                      help=f'of {", ".join(COMPOSITES)} (default: {" ".join(default)})')
+                      help=f'rules, listed below (default: {" ".join(default)})')
     how.add_argument('--batch-size', type=count, metavar='N',
                      help='pictures explained at once (default: up to 8, as memory allows)')
     how.add_argument('--precision', type=precision, choices=['float32', 'bfloat16', 'float64'],
