@@ -8,13 +8,14 @@ from PIL import Image
 
 WIDTHS = (2, 3, 3, 4, 4)
 HEAD = (6, 5)
+SHORT = [1] * 5  # convolutions in each block, where the network itself does not matter
 CLASSES = ['crane', 'tree frog', 'crane', 'kite', 'Teapot']  # one name stands twice
 
 
 def random_weights(widths=WIDTHS, head=HEAD, model='vgg16', seed=0):
     """{layer/kernel, layer/bias}: He-distributed kernels, small biases of both signs."""
     rng, arrays, channels = np.random.default_rng(seed), {}, 3
-    depths = {'vgg16': [2, 2, 3, 3, 3], 'vgg19': [2, 2, 4, 4, 4]}[model]
+    depths = {'vgg16': [2, 2, 3, 3, 3], 'vgg19': [2, 2, 4, 4, 4], 'short': SHORT}[model]
     shapes = []
     for block, (depth, width) in enumerate(zip(depths, widths), 1):
         for i in range(1, depth + 1):
@@ -69,12 +70,14 @@ def run(main, capsys, *arguments):
                            err=err.splitlines())
 
 
-def script_in(folder, monkeypatch, capsys):
+def script_in(folder, monkeypatch, capsys, model='short'):
     """Goes to a folder with a small network's weights. Returns a function that runs vgg/lrp.py
     there, as `run` does."""
     vgg = shrink(monkeypatch)
+    if model == 'short':
+        monkeypatch.setitem(vgg.model.DEPTHS, 'vgg16', SHORT)
     monkeypatch.chdir(folder)
-    np.savez('small.npz', **random_weights(), classes=CLASSES)
+    np.savez('small.npz', **random_weights(model=model), classes=CLASSES)
 
     def command(*arguments, weights='small.npz', results='results'):
         prepared = [] if weights == 'caltech101' else ['--preprocessing', 'caffe']

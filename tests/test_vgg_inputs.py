@@ -19,7 +19,7 @@ OPTIONS = ['--model', '--weights', '--classes', '--rule', '--target', '--top', '
 
 @pytest.fixture
 def lrp(tmp_path, monkeypatch, capsys):
-    return script_in(tmp_path, monkeypatch, capsys)
+    return script_in(tmp_path, monkeypatch, capsys, 'vgg16')
 
 
 def vgg19(path):

@@ -96,7 +96,7 @@ def touch_picture():
 
 
 def change_weights():
-    np.savez('small.npz', **random_weights(seed=5), classes=CLASSES)
+    np.savez('small.npz', **random_weights(seed=5, model='short'), classes=CLASSES)
 
 
 @pytest.mark.parametrize('change, options, redone', [
@@ -388,7 +388,7 @@ def test_inputs_are_never_overwritten(lrp):
 
 
 def test_relevance_that_is_not_finite_is_not_drawn(lrp):
-    arrays = random_weights()
+    arrays = random_weights(model='short')
     arrays['fc1/kernel'] *= np.float32(1e30)
     arrays['predictions/kernel'] *= np.float32(1e30)
     np.savez('large.npz', **arrays)

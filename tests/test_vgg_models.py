@@ -263,7 +263,7 @@ def test_what_biases_take_is_said(tmp_path, capsys):
 
 @pytest.mark.parametrize('family, activated', [('MobileNetV2', 'relu'), ('ResNet50V2', 'relu'),
                                                ('EfficientNetB0', 'swish')])
-def test_networks_of_keras_applications(family, activated, tmp_path):
+def test_networks_of_keras_applications(family, activated):
     """Branches, depthwise convolutions, gates, with random statistics: outputs are Keras's, and
     epsilon is gradient x input where all activations are ReLU."""
     keras.utils.clear_session()
@@ -275,12 +275,14 @@ def test_networks_of_keras_applications(family, activated, tmp_path):
                 positive = weight.name in ('gamma', 'moving_variance')
                 values = rng.uniform(0.5, 1.5, weight.shape)
                 weight.assign(values if positive else 0.2 * values - 0.2)
-    model.save(tmp_path / 'my.keras')
-    explainer = scripts('vgg').lrp.open_explainer(
-        str(tmp_path / 'my.keras'), ['epsilon', 'epsilon-gamma-box', 'deep-taylor'],
-        preprocessing='tf', gradient=True)  # the outputs are compared here
+    vgg = scripts('vgg')
+    network = vgg.network.of_model('my.keras', model, 'tf')
+    explainer = vgg.explainer.Explainer(network, ['epsilon', 'epsilon-gamma-box', 'deep-taylor'],
+                                        gradient=True)
     images = pictures(explainer.network.size, 1)
     found = explainer(images)
+    vgg.network.compare(network, vgg.network.by_keras(network, images),
+                        network.probabilities(found.logits), ['noise'], 'float32')
     assert all(np.isfinite(r).all() and r.any() for r in found.relevance.values())
     if activated == 'relu':
         expected = explainer.gradient_times_input(images, found.targets)
