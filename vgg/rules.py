@@ -219,9 +219,7 @@ def rule_of(composite, layer):
     if plain is zplus and layer.signed:
         return zplus_signed
     signed = layer.signed or layer.kind not in ('mean', 'add') and not layer.positive
-    if plain is gamma and signed:
-        return partial(gamma_signed, **options)
-    return rule
+    return partial(gamma_signed, **options) if plain is gamma and signed else rule
 
 
 def relevance(composite, layers, a, weights, r):
