@@ -60,6 +60,14 @@ def key(width):
     return strip
 
 
+def add_key(figure, axes, size=10):
+    """The same in a figure of matplotlib, below these axes, in letters of this size."""
+    scale = matplotlib.cm.ScalarMappable(matplotlib.colors.Normalize(-1, 1), 'seismic')
+    bar = figure.colorbar(scale, ax=axes, location='bottom', shrink=0.4, aspect=30, pad=0.02)
+    bar.set_ticks([-1, 0, 1], labels=['against the class', '0', 'for the class'])
+    bar.ax.tick_params(length=0, labelsize=size)
+
+
 def fitted(text, width, lines=2):
     """The text, broken where one line would be small, and the largest font in which it fits."""
     words = text.split(' ')

@@ -33,7 +33,7 @@ if __name__ == '__main__':  # PYTHONSAFEPATH keeps Python from looking beside th
 from chance import generator, indistinguishable, interval, mean_and_interval, resampled
 from common import Parser, check_spared, count, keras, make_folder, once, seed, write, write_report
 import data
-from draw import colour
+from draw import add_key, colour
 from explainer import Explainer, explain_all
 from model import CLASSES, LAYERS, LINEAR, SIDE
 from rules import COMPOSITES
@@ -131,8 +131,8 @@ def table(found):
 
 def draw(pictures, within, maps, results):
     """Pictures beside their heatmaps, and bars for both conditions."""
-    figure = Figure(figsize=(11, 9), dpi=110, layout='constrained')
-    upper, lower = figure.subfigures(2, 1, height_ratios=[6, 3.4])
+    figure = Figure(figsize=(11, 9.8), dpi=110, layout='constrained')
+    upper, lower = figure.subfigures(2, 1, height_ratios=[6.4, 3.4])
     methods = list(maps)
     grid = upper.subplots(SHOWN, 1 + len(methods))
     for i, row in enumerate(grid):
@@ -146,6 +146,7 @@ def draw(pictures, within, maps, results):
             axes.plot([frame[j] for j in (0, 2, 2, 0, 0)], [frame[j] for j in (1, 1, 3, 3, 1)],
                       color='#228833', linewidth=1)
             axes.set(xticks=[], yticks=[])
+    add_key(upper, grid)
     titles = 'positive relevance on the mark', '25 most relevant pixels on the mark'
     for k, (axes, title) in enumerate(zip(lower.subplots(1, 2, sharey=True), titles)):
         for condition, shift, tone in ('mark', 0.2, '#4477aa'), ('both', -0.2, '#ccbb44'):
@@ -156,8 +157,8 @@ def draw(pictures, within, maps, results):
                       color=tone, label=CONDITIONS[condition], capsize=2)
         axes.axvline(MARK ** 2 / SIDE ** 2, color='black', linestyle=':', label='chance')
         axes.set(yticks=range(len(methods)), yticklabels=methods, xlim=(0, 1), title=title)
-        axes.invert_yaxis()
-    axes.legend(loc='lower right')
+    axes.invert_yaxis()
+    lower.legend(*axes.get_legend_handles_labels(), loc='outside lower center', ncols=3)
     return figure
 
 

@@ -81,7 +81,7 @@ def draw(found, chance):
                   xerr=np.maximum([mean - low, high - mean], 0))
         axes.axvline(chance, color='black', linestyle=':', label='chance')
         axes.set(yticks=range(len(methods)), yticklabels=methods, xlim=(0, 1), title=title)
-    axes.legend(loc='lower right')
+    figure.legend(*axes.get_legend_handles_labels(), loc='outside lower center')
     return figure
 
 
