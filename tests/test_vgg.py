@@ -59,17 +59,17 @@ def assert_same(found, expected, share=1e-4):
 
 
 def test_picture_keeps_the_aspect_ratio(lrp, tmp_path):
-    """8 pixels around each panel, 28 above it; panels 288 high and half as wide, as the photograph
-    is."""
+    """8 pixels around each panel, 44 above it, 36 below all for the key; panels 288 high and half
+    as wide, as the photograph is."""
     lrp(photograph(tmp_path / 'tall.png', (50, 100)), '--rule', 'deep-taylor', 'epsilon')
     with Image.open(tmp_path / 'results' / 'tall.jpg') as sheet:
-        assert sheet.size == (8 + 3 * (144 + 8), 28 + 288 + 8)
+        assert sheet.size == (8 + 3 * (144 + 8), 44 + 288 + 8 + 36)
         for column in range(3):
             left = 8 + column * (144 + 8)
-            panel = np.float64(sheet.crop((left + 2, 30, left + 142, 314)))
+            panel = np.float64(sheet.crop((left + 2, 46, left + 142, 330)))
             assert panel.std(axis=(0, 1)).max() > 10, f'panel {column} is blank'
         with Image.open(tmp_path / 'tall.png') as original:
-            shown = np.float64(sheet.crop((8, 28, 152, 316)))
+            shown = np.float64(sheet.crop((8, 44, 152, 332)))
             assert np.abs(shown - np.float64(original.convert('RGB').resize((144, 288),
                 Image.Resampling.LANCZOS))).mean() < 4
 
@@ -92,7 +92,7 @@ def test_top(lrp, tmp_path):
     np.testing.assert_array_equal(saved['targets'], np.argsort(-saved['logits'])[:3])
     assert saved['relevance/deep-taylor'].shape == (3, 224, 224, 3)
     with Image.open(tmp_path / 'results' / 'a.jpg') as sheet:
-        assert sheet.size == (8 + 2 * (432 + 8), 3 * (28 + 288 + 8))
+        assert sheet.size == (8 + 2 * (432 + 8), 3 * (44 + 288 + 8) + 36)
 
 
 def test_each_target_has_its_own_relevance(lrp, tmp_path):
@@ -127,7 +127,7 @@ def test_layers(lrp, tmp_path):
     lrp(photograph(tmp_path / 'a.png'), '--layers', '--top', 2, '--rule', 'zplus', 'epsilon')
     assert results(tmp_path) == ['a.jpg', 'a_layers.jpg']
     with Image.open(tmp_path / 'results' / 'a_layers.jpg') as sheet:
-        assert sheet.size == (8 + 7 * (432 + 8), 2 * 2 * (28 + 288 + 8))
+        assert sheet.size == (8 + 7 * (432 + 8), 2 * 2 * (44 + 288 + 8) + 36)
 
 
 def test_plain(lrp, tmp_path):
