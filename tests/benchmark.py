@@ -392,7 +392,7 @@ def family_case(family):
 def families(args):
     print(f'{"family":>18} {"layers":>6} {"apart":>8} {"gradient x input":>16} {"arrived":>15} '
           f'{"/ forward":>11} {"start-up":>8}')
-    for family in FAMILIES:
+    for family in args.family:
         found = child('family', family)
         arrived = ' / '.join(f'{share:.3f}' for share in found['arrived'])
         ratios = ' / '.join(f'{ratio(times, "method", "forward"):.1f}'
@@ -440,6 +440,7 @@ def main():
     parser.add_argument('--precision', nargs='+', choices=['float32', 'bfloat16'],
                         default=['float32', 'bfloat16'])
     parser.add_argument('--rule', nargs='+', choices=methods, default=methods)
+    parser.add_argument('--family', nargs='+', choices=FAMILIES, default=FAMILIES)
     parser.add_argument('--repetitions', type=int, default=5)
     args = parser.parse_args()
     {'mnist': mnist, 'vgg': vgg, 'targets': targets, 'precision': precision,

@@ -136,7 +136,7 @@ def test_scores_of_a_network_that_reads_its_middle_rank_the_middle_first(tmp_pat
 
 
 def test_mnist_script_puts_the_rules_ahead_of_random(small, logdir, tmp_path):
-    options = ['--data', small, '--logdir', logdir, '--results', tmp_path / 'r', '--digits', 30,
+    options = ['--data', small, '--logdir', logdir, '--results', tmp_path / 'r', '--digits', 20,
                '--steps', 20, '--seed', 3]
     printed = succeed('mnist/flip.py', *options, cwd=tmp_path)
     lines = [line.split() for line in printed.splitlines() if line.endswith('%')]

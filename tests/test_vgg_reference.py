@@ -5,6 +5,8 @@ In double precision no unit lies within rounding of zero, and in photographs wit
 two inputs of a pooling window are equal: each side finds its own winners, and what is left of a
 difference is the rounding itself.
 """
+import functools
+from functools import partial
 from types import SimpleNamespace
 
 from conftest import ROOT, scripts
@@ -27,11 +29,15 @@ def explainer():
     yield made
 
 
-@pytest.fixture(scope='module', params=PHOTOGRAPHS)
-def compared(request, explainer):
-    """What the script computes of a photograph; the reference's activations, and a function: its
-    relevance by a composite."""
-    seen = scripts('vgg').pictures.open_picture(ROOT / 'vgg' / 'images' / f'{request.param}.jpg',
+@pytest.fixture(scope='module')
+def compare(explainer):
+    """A function: what the script computes of a photograph; the reference's activations, and a
+    function: its relevance by a composite."""
+    return functools.cache(partial(compared_by, explainer))
+
+
+def compared_by(explainer, photograph):
+    seen = scripts('vgg').pictures.open_picture(ROOT / 'vgg' / 'images' / f'{photograph}.jpg',
                                                 (224, 224, 3)).seen
     results = explainer(seen[None])
     weights, known = reference.read_weights(scripts('vgg').network.BUNDLED['caltech101']), {}
@@ -49,14 +55,17 @@ def test_reference_has_all_composites():
     assert set(reference.COMPOSITES) == set(scripts('vgg').rules.COMPOSITES)
 
 
-def test_logits(compared):
+@pytest.mark.parametrize('photograph', PHOTOGRAPHS)
+def test_logits(compare, photograph):
+    compared = compare(photograph)
     logits = compared.activations['logits']
     assert np.abs(compared.results.logits - logits).max() < 1e-12 * np.abs(logits).max()
     assert compared.results.targets == logits.argmax()
 
 
-@pytest.mark.parametrize('compared, composite', CASES, indirect=['compared'])
-def test_composite(compared, composite):
+@pytest.mark.parametrize('photograph, composite', CASES)
+def test_composite(compare, photograph, composite):
+    compared = compare(photograph)
     found, truth = compared.results.relevance[composite], compared.relevance(composite)
     assert found.dtype == np.float64
     difference = np.abs(found - truth).max() / np.abs(truth).max()
