@@ -1,15 +1,13 @@
 """A digit and its heatmaps as one picture, with a record of what it shows."""
 import json
-import os
 
-import matplotlib
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from common import encoded, write
+from figures import GAP, KEY, coloured, fitted, key
 
-PANEL, GAP, BAR = 252, 8, 44  # pixels: side of a panel, between panels, above them for titles
-KEY = 36  # pixels, below the panels, for what the colours mean
+PANEL, BAR = 252, 44  # pixels: side of a panel, above it for its title
 
 
 def colour(r):
@@ -18,12 +16,6 @@ def colour(r):
     Red above zero, blue below, white at zero.
     """
     return coloured(r / (np.abs(r).max() or 1))
-
-
-def coloured(values):
-    """The colours, uint8 [h, w, 3], of values [h, w] in [-1, 1]."""
-    colours = matplotlib.colormaps['seismic'].resampled(255)  # an odd number: zero is exactly white
-    return colours(0.5 + 0.5 * values, bytes=True)[..., :3]
 
 
 def sheet(image, title, heatmaps):
@@ -43,42 +35,6 @@ def sheet(image, title, heatmaps):
                  spacing=1)
         pen.rectangle((left, BAR, left + PANEL - 1, BAR + PANEL - 1), outline='grey')
     return result
-
-
-def key(width):
-    """A strip, KEY high, that says what the colours of heatmaps mean."""
-    strip = Image.new('RGB', (width, KEY), 'white')
-    pen, bar = ImageDraw.Draw(strip), min(160, width // 4)
-    left, right = 'against', 'for the class; each heatmap has its own scale'
-    _, font = fitted(f'{left} {right}', width - bar - 6 * GAP, lines=1)
-    start = GAP + round(font.getlength(left)) + GAP
-    pen.text((GAP, KEY / 2), left, 'black', font, anchor='lm')
-    colours = coloured(np.tile(np.linspace(-1, 1, bar), (KEY - 2 * GAP, 1)))
-    strip.paste(Image.fromarray(colours), (start, GAP))
-    pen.rectangle((start, GAP, start + bar - 1, KEY - GAP - 1), outline='lightgrey')
-    pen.text((start + bar + GAP, KEY / 2), right, 'black', font, anchor='lm')
-    return strip
-
-
-def add_key(figure, axes, size=10):
-    """The same in a figure of matplotlib, below these axes, in letters of this size."""
-    scale = matplotlib.cm.ScalarMappable(matplotlib.colors.Normalize(-1, 1), 'seismic')
-    bar = figure.colorbar(scale, ax=axes, location='bottom', shrink=0.4, aspect=30, pad=0.02)
-    bar.set_ticks([-1, 0, 1], labels=['against the class', '0', 'for the class'])
-    bar.ax.tick_params(length=0, labelsize=size)
-
-
-def fitted(text, width, lines=2):
-    """The text, broken where one line would be small, and the largest font in which it fits."""
-    words = text.split(' ')
-    breaks = [(' '.join(words[:i]), ' '.join(words[i:])) for i in range(1, len(words))]
-    halves = '\n'.join(min(breaks, key=lambda pair: max(map(len, pair)), default=[text]))
-    file = os.path.join(matplotlib.get_data_path(), 'fonts', 'ttf', 'DejaVuSans.ttf')
-    for size in range(24, 7, -1):
-        shown, font = text if lines == 1 or size > 17 else halves, ImageFont.truetype(file, size)
-        if max(map(font.getlength, shown.split('\n'))) <= width:
-            break
-    return shown, font
 
 
 def write_sheet(path, image, record):

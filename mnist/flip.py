@@ -29,10 +29,10 @@ if __name__ == '__main__':  # PYTHONSAFEPATH keeps Python from looking beside th
 
 from chance import generator, indistinguishable, mean_and_interval
 from common import (
-    Parser, Refused, check_spared, count, curves, make_folder, once, progress_bar, seed,
-    write_report)
+    Parser, Refused, check_spared, count, make_folder, once, progress_bar, seed, write_report)
 import data
 from explainer import BATCH, Explainer
+from figures import curves
 from rules import COMPOSITES
 
 HERE = Path(__file__).resolve().parent

@@ -33,8 +33,9 @@ if __name__ == '__main__':  # PYTHONSAFEPATH keeps Python from looking beside th
 from chance import generator, indistinguishable, interval, mean_and_interval, resampled
 from common import Parser, check_spared, count, keras, make_folder, once, seed, write, write_report
 import data
-from draw import add_key, colour
+from draw import colour
 from explainer import Explainer, explain_all
+from figures import add_key
 from model import CLASSES, LAYERS, LINEAR, SIDE
 from rules import COMPOSITES
 import train

@@ -1,12 +1,12 @@
 """vgg/mosaic.py: on networks whose heatmaps are known, and from the command line to its files."""
 import re
 
-from conftest import ROOT, scripts
+from conftest import scripts
 import keras
 import numpy as np
 from PIL import Image
 import pytest
-from small_vgg import photograph, random_weights, run, shrink
+from small_vgg import run
 
 mosaic = scripts('vgg').mosaic
 

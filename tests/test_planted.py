@@ -3,6 +3,7 @@ from conftest import scripts, succeed
 import keras
 import numpy as np
 import pytest
+from small_vgg import run
 
 planted = scripts('mnist').planted
 
@@ -71,3 +72,9 @@ def test_gamma_composites_are_the_rule_with_that_gamma(tmp_path):
     assert np.abs(different - expected).max() > 1e-3 * np.abs(expected).max()
     for each in (name, other):
         del vgg.rules.COMPOSITES[each]
+
+
+def test_pictures_that_cannot_be_read_are_named(tmp_path, capsys):
+    end = run(scripts('vgg').gamma.main, capsys, tmp_path / 'nowhere.jpg', '--results', tmp_path)
+    line, = end.err
+    assert end.status == 1 and 'nowhere.jpg: no such file' in line

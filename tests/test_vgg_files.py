@@ -130,6 +130,8 @@ def other_files():
     Path('model.onnx').write_bytes(b'\x08\x08\x12\x07pytorch')
     with zipfile.ZipFile('model.pt', 'w') as archive:
         archive.writestr('model/data.pkl', b'\x80\x02}q\0.')
+    with zipfile.ZipFile('other.zip', 'w') as archive:
+        archive.writestr('config.json', '{}')
     Path('cut.keras').write_bytes(Path('net.keras').read_bytes()[:2000])
 
 
@@ -143,7 +145,7 @@ def test_other_files_are_named_with_what_to_do(lrp):
             ('cp.ckpt', 'checkpoint', 'load_weights'),
             ('cp.ckpt.index', 'checkpoint', "load_weights('cp.ckpt')"),
             ('model.tflite', 'TensorFlow Lite', 'Keras'), ('model.onnx', 'ONNX', 'Keras'),
-            ('model.pt', 'PyTorch', 'Zennit'), ('cut.keras', 'incomplete')]:
+            ('model.pt', 'PyTorch', 'Zennit'), ('other.zip', 'a zip file without a network'), ('cut.keras', 'incomplete')]:
         end = lrp('a.png', '--weights', name)
         line, = end.err
         assert end.status == 2 and all(word in line for word in [name, *words]), line

@@ -5,14 +5,12 @@ import hashlib
 import json
 import os
 from pathlib import Path
-import random
 import shutil
 import signal
 import subprocess
-import sys
 import time
 
-from conftest import ROOT, command, scripts
+from conftest import command, scripts
 import keras
 import numpy as np
 from PIL import Image

@@ -3,7 +3,6 @@ that was saved."""
 import os
 import subprocess
 import sys
-from types import SimpleNamespace
 
 from conftest import ROOT, scripts
 import h5py

@@ -220,22 +220,3 @@ def write_report(folder, name, figure, title, table):
     write(folder / f'{name}.txt', f'{title}\n{table}\n')
     write(folder / f'{name}.png', encoded(figure.savefig))
     print(f'{title}\n{table}\nwrote {folder / name}.png and {folder / name}.txt')
-
-
-TONES = ['#4477aa', '#ee6677', '#228833', '#aa3377', '#666666', '#ccbb44']  # Tol, colour-blind safe
-
-
-def curves(axes, x, lines):
-    """Draws lines {name: (values, style)}, each with its name at its end."""
-    ends = {name: values[-1] for name, (values, _) in lines.items()}
-    for tone, (name, (values, style)) in zip(TONES, lines.items()):
-        axes.plot(x, values, style, color=tone)
-    low, high = axes.get_ylim()
-    space, at = (high - low) / 16, -float('inf')
-    for name in sorted(ends, key=ends.get):
-        at = max(ends[name], at + space)
-        axes.annotate(name, (x[-1], ends[name]), (1.02, (at - low) / (high - low)),
-                      textcoords='axes fraction', va='center', fontsize=11, annotation_clip=False,
-                      color=TONES[list(lines).index(name)])
-    axes.set_ylim(low, high)
-    axes.grid(alpha=0.3)

@@ -3,18 +3,16 @@
 A result says in its JPEG comment, a line of JSON, of which picture, network and options it is.
 """
 import json
-import os
 import zipfile
 
-import matplotlib
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont, PngImagePlugin
+from PIL import Image, ImageDraw, PngImagePlugin
 
 from common import encoded, write
+from figures import GAP, KEY, coloured, fitted, key
 from pictures import HEIGHT
 
-GAP, BAR = 8, 44  # pixels between panels, and above each; gallery.html cuts sheets by the same
-KEY = 36  # pixels, below the panels, for what the colours mean
+BAR = 44  # pixels above each panel; gallery.html cuts sheets by the same
 COLUMNS, LAYER_COLUMNS = 6, 7  # panels in a line; with VGG's five pooling layers and the pixels
 PERCENTILE = 99.5  # of |relevance| gets the full colour: single pixels must not pale the rest
 MAX_SIDE = 65500  # pixels of a JPEG
@@ -24,13 +22,7 @@ RECORD = {'picture', 'stamp', 'weights', 'options', 'targets', 'classes', 'proba
 
 def colour(r, size, cmap='seismic'):
     """Relevance r [h, w] in colour, at a size (width, height): white at zero."""
-    return coloured(strength(r, size), cmap)
-
-
-def coloured(values, cmap):
-    """The colours of values [h, w] in [-1, 1]."""
-    colours = matplotlib.colormaps[cmap].resampled(255)  # an odd number: zero is exactly the centre
-    return Image.fromarray(colours(0.5 + 0.5 * values, bytes=True)[..., :3])
+    return Image.fromarray(coloured(strength(r, size), cmap))
 
 
 def strength(r, size):
@@ -44,7 +36,8 @@ def laid_over(photograph, r, cmap):
     """The photograph in grey under the colours of relevance r [h, w], opaque where it is strong."""
     values = strength(r, photograph.size)
     opacity = Image.fromarray(np.uint8(255 * np.sqrt(np.abs(values))))
-    return Image.composite(coloured(values, cmap), photograph.convert('L').convert('RGB'), opacity)
+    colours = Image.fromarray(coloured(values, cmap))
+    return Image.composite(colours, photograph.convert('L').convert('RGB'), opacity)
 
 
 def sheet(photograph, rows, cmap, columns=COLUMNS):
@@ -74,44 +67,9 @@ def sheet(photograph, rows, cmap, columns=COLUMNS):
     return result
 
 
-def key(width, cmap):
-    """A strip, KEY high, that says what the colours of heatmaps mean."""
-    strip = Image.new('RGB', (width, KEY), 'white')
-    pen, bar = ImageDraw.Draw(strip), min(160, width // 4)
-    left, right = 'against', 'for the class; each heatmap has its own scale'
-    _, font = fitted(f'{left} {right}', width - bar - 6 * GAP, lines=1)
-    start = GAP + round(font.getlength(left)) + GAP
-    pen.text((GAP, KEY / 2), left, 'black', font, anchor='lm')
-    strip.paste(coloured(np.tile(np.linspace(-1, 1, bar), (KEY - 2 * GAP, 1)), cmap), (start, GAP))
-    pen.rectangle((start, GAP, start + bar - 1, KEY - GAP - 1), outline='lightgrey')
-    pen.text((start + bar + GAP, KEY / 2), right, 'black', font, anchor='lm')
-    return strip
-
-
-def add_key(figure, axes, size=10):
-    """The same in a figure of matplotlib, below these axes, in letters of this size."""
-    scale = matplotlib.cm.ScalarMappable(matplotlib.colors.Normalize(-1, 1), 'seismic')
-    bar = figure.colorbar(scale, ax=axes, location='bottom', shrink=0.4, aspect=30, pad=0.02)
-    bar.set_ticks([-1, 0, 1], labels=['against the class', '0', 'for the class'])
-    bar.ax.tick_params(length=0, labelsize=size)
-
-
 def sheet_height(rows, heatmaps, columns=COLUMNS):
     """The height in pixels of a sheet of so many rows of heatmaps."""
     return rows * -(-(1 + heatmaps) // columns) * (BAR + HEIGHT + GAP) + KEY
-
-
-def fitted(text, width, lines=2):
-    """The text, broken where one line would be small, and the largest font in which it fits."""
-    words = text.split(' ')
-    breaks = [(' '.join(words[:i]), ' '.join(words[i:])) for i in range(1, len(words))]
-    halves = '\n'.join(min(breaks, key=lambda pair: max(map(len, pair)), default=[text]))
-    file = os.path.join(matplotlib.get_data_path(), 'fonts', 'ttf', 'DejaVuSans.ttf')
-    for size in range(24, 7, -1):
-        shown, font = text if lines == 1 or size > 17 else halves, ImageFont.truetype(file, size)
-        if max(map(font.getlength, shown.split('\n'))) <= width:
-            break
-    return shown, font
 
 
 def write_heatmap(path, image, rule):

@@ -68,8 +68,8 @@ def kind_of_hdf5(path):
 def kind_of_zip(path):
     with zipfile.ZipFile(path) as archive:
         names = archive.namelist()
-        if 'config.json' in names:
-            return keras_of(json.loads(archive.read('metadata.json'))['keras_version'])
+        if {'config.json', 'metadata.json'} <= set(names):
+            return keras_of(json.loads(archive.read('metadata.json')).get('keras_version', ''))
     if any(name.endswith('data.pkl') for name in names):
         told(path, SUFFIXES['.pt'])
     if any(name.endswith('.npy') for name in names):
@@ -78,7 +78,7 @@ def kind_of_zip(path):
 
 
 def keras_of(version):
-    return 'keras 3' if version.startswith('3') else 'keras 2'
+    return 'keras 2' if version.startswith(('1', '2')) else 'keras 3'
 
 
 def told(path, kind):

@@ -27,8 +27,9 @@ if __name__ == '__main__':  # PYTHONSAFEPATH keeps Python from looking beside th
     sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from chance import generator, indistinguishable, mean_and_interval
-from common import Parser, Refused, count, curves, once, progress_bar, seed, write_report
+from common import Parser, Refused, count, once, progress_bar, seed, write_report
 from evaluate import batches, edge_strength, open_evaluation
+from figures import curves
 from rules import COMPOSITES
 from run import add_network_options
 

@@ -33,8 +33,9 @@ if __name__ == '__main__':  # PYTHONSAFEPATH keeps Python from looking beside th
 from chance import interval, mean_and_interval, spearman
 from classes import class_names
 from common import Parser, Refused, count, once, progress_bar, write_report
-from draw import add_key, colour
+from draw import colour
 from evaluate import batches, edge_strength, open_evaluation, read_pictures, share_within
+from figures import add_key
 from pictures import find, open_picture, resized
 from run import add_network_options
 

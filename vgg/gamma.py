@@ -20,10 +20,12 @@ import numpy as np
 if __name__ == '__main__':  # PYTHONSAFEPATH keeps Python from looking beside the script
     sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from chance import generator, interval, resampled
-from common import Parser, count, make_folder, number, once, precision, seed, write_report
+from chance import interval, resampled
+from common import (
+    Parser, check_spared, count, make_folder, number, once, precision, seed, write_report)
 from evaluate import read_pictures
 from explainer import open_explainer
+from model import SIZE
 import mosaic
 from pictures import find
 import planted
@@ -45,14 +47,11 @@ def composites(gammas):
     return list(made)
 
 
-def in_mosaics(weights, rules, args):
-    """The mean share of each rule in mosaics, and its resampled means."""
+def in_mosaics(weights, rules, images, args):
+    """The mean share of each rule in mosaics of images, and its resampled means."""
     explainer = open_explainer(weights, rules, precision=args.precision, walks=4, gradient=True)
-    paths, _ = find(args.image)
-    images, _ = read_pictures(paths, explainer.network.size)
     classes = mosaic.seen_alone(explainer, images, explainer.batch_size)
-    fours = np.array([mosaic.draw_four(classes, generator(args.seed, 'mosaic', i))
-                      for i in range(args.count)])
+    fours = mosaic.draw_mosaics(classes, args.count, args.seed)
     shares, logits = mosaic.measure(explainer, rules, images, classes, fours,
                                     explainer.batch_size)
     return {rule: mosaic.summarise(np.where(logits > 0, shares[rule, False], np.nan), fours)
@@ -95,14 +94,20 @@ def draw(found, gammas):
 
 
 def evaluate(args):
-    """Measures all networks and writes table and figure."""
+    """Measures and reports. Returns a line for each picture that could not be read."""
     make_folder(args.results)
+    paths, failed = find(args.image)
+    check_spared([args.results / f'gamma.{ending}' for ending in ('png', 'txt')], paths)
+    images, unread = read_pictures(paths, (SIZE, SIZE, 3))
+    if not images:
+        return failed + unread
     rules = composites(args.gamma)
-    found = {title: in_mosaics(name, rules, args) for name, title in NETWORKS.items()}
+    found = {title: in_mosaics(name, rules, images, args) for name, title in NETWORKS.items()}
     if args.planted:
         found[MARKED] = on_marks(args.planted, rules, args)
     title = f'{args.count} mosaics, seed {args.seed}; share of positive relevance where it belongs'
     write_report(args.results, 'gamma', draw(found, args.gamma), title, table(found, args.gamma))
+    return failed + unread
 
 
 def not_negative(text):

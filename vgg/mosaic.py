@@ -29,8 +29,9 @@ if __name__ == '__main__':  # PYTHONSAFEPATH keeps Python from looking beside th
 from chance import generator, interval, not_apart, resampled
 from classes import class_names
 from common import Parser, Refused, count, once, progress_bar, seed, write_report
-from draw import add_key, colour
+from draw import colour
 from evaluate import batches, edge_strength, open_evaluation, share_within
+from figures import add_key
 from pictures import resized
 from rules import COMPOSITES, both_signs
 from run import add_network_options
@@ -50,6 +51,16 @@ def draw_four(classes, rng):
     """The indices of four pictures of four classes. classes: of each picture, or -1."""
     kinds = rng.permutation(np.unique(classes[classes >= 0]))[:4]
     return [int(rng.choice(np.flatnonzero(classes == kind))) for kind in kinds]
+
+
+def draw_mosaics(classes, count, seed):
+    """The indices of four pictures for each mosaic, [count, 4]. Raises Refused without four
+    classes."""
+    kinds = len(set(classes) - {-1})
+    if kinds < 4:
+        raise Refused('a mosaic needs pictures of four classes, each with a probability of at '
+                      f'least a half; here the network sees {kinds}')
+    return np.array([draw_four(classes, generator(seed, 'mosaic', i)) for i in range(count)])
 
 
 def quarters(height, width):
@@ -187,12 +198,7 @@ def evaluate(args):
     if not images:
         return failed
     classes = seen_alone(explainer, images, args.batch_size)
-    kinds = len(set(classes) - {-1})
-    if kinds < 4:
-        raise Refused('a mosaic needs pictures of four classes, each with a probability of at '
-                      f'least a half; here the network sees {kinds}')
-    fours = np.array([draw_four(classes, generator(args.seed, 'mosaic', i))
-                      for i in range(args.count)])
+    fours = draw_mosaics(classes, args.count, args.seed)
     shares, logits = measure(explainer, args.rule, images, classes, fours, args.batch_size)
     counted = int((logits > 0).sum())
     title = (f'{args.count} mosaics of {(classes >= 0).sum()} pictures, seed {args.seed}: '

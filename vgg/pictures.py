@@ -141,8 +141,8 @@ def kind_of_unread(path):
     """What a file is that Pillow knows only in part, and what to do; None for others."""
     with open(path, 'rb') as file:
         head = file.read(12)
-    return next((kind for start, kind in UNREADABLE.items() if start in (head[:len(start)],
-                                                                         head[4:11])), None)
+    return next((kind for start, kind in UNREADABLE.items()
+                 if head.startswith(start) or head[4:].startswith(start)), None)
 
 
 def tags_of(image):

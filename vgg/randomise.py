@@ -30,8 +30,9 @@ if __name__ == '__main__':  # PYTHONSAFEPATH keeps Python from looking beside th
 
 from chance import generator, mean_and_interval, spearman
 from common import Parser, count, once, progress_bar, seed, write_report
-from draw import HEIGHT, add_key, colour
+from draw import HEIGHT, colour
 from evaluate import batches, open_evaluation
+from figures import add_key
 from run import add_network_options
 
 RULES = ['deep-taylor', 'alpha2beta1', 'epsilon-plus', 'epsilon-gamma-box', 'epsilon']

@@ -9,7 +9,6 @@ from concurrent.futures import ThreadPoolExecutor
 import contextlib
 import errno
 import itertools
-import json
 import os
 from pathlib import Path
 import signal
