@@ -145,7 +145,8 @@ def test_other_files_are_named_with_what_to_do(lrp):
             ('cp.ckpt', 'checkpoint', 'load_weights'),
             ('cp.ckpt.index', 'checkpoint', "load_weights('cp.ckpt')"),
             ('model.tflite', 'TensorFlow Lite', 'Keras'), ('model.onnx', 'ONNX', 'Keras'),
-            ('model.pt', 'PyTorch', 'Zennit'), ('other.zip', 'a zip file without a network'), ('cut.keras', 'incomplete')]:
+            ('model.pt', 'PyTorch', 'Zennit'), ('other.zip', 'a zip file without a network'),
+            ('cut.keras', 'incomplete')]:
         end = lrp('a.png', '--weights', name)
         line, = end.err
         assert end.status == 2 and all(word in line for word in [name, *words]), line
