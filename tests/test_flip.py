@@ -214,6 +214,20 @@ def test_randomising_script(small_vgg, tmp_path, capsys):
     assert (tmp_path / 'r' / 'randomise.txt').read_text().splitlines()[1:] == tables
 
 
+def test_gain_is_what_most_first_costs_more_than_least_first():
+    """Logits that fall by 4, by 1 and by 2 at the one step, of 5: AOPC is half of that."""
+    drop = {('rule', 'most'): 4.0, ('rule', 'least'): 1.0, ('random', 'most'): 2.0}
+    table = scripts('vgg').flip.table({key: np.array([[5.0] * 6, [5 - fall] * 6])
+                                       for key, fall in drop.items()})
+    line, = [line for line in table.splitlines() if line.split()[0] == 'rule']
+    assert [float(word) for word in line.split()[1::3]] == [2, 0.5, 1.5]
+
+
+def test_rise_in_entropy_is_positive_where_order_is_lost():
+    flat, spread = np.zeros(100), np.linspace(-1, 1, 100)
+    assert scripts('vgg').randomise.compared(flat, spread)[2] == pytest.approx(np.log(100))
+
+
 def test_entropy_of_a_heatmap():
     """None if all values are alike; the logarithm of the number of bins if they spread evenly."""
     entropy = scripts('vgg').randomise.entropy
