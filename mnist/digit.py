@@ -8,8 +8,8 @@ from common import Refused
 from strokes import check_single, find, pieces_of, shrunk, trimmed
 
 SMALL = 64  # pixels, longer side of pictures that are like MNIST's: no room for uneven light
-Image.MAX_IMAGE_PIXELS = 250_000_000  # Pillow refuses pictures of twice as many
 WORK = 512  # pixels, the longer side of a picture in which a digit is searched for
+Image.MAX_IMAGE_PIXELS = 250_000_000  # Pillow refuses pictures of twice as many
 
 
 def digit(path):

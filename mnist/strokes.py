@@ -7,9 +7,10 @@ from PIL import Image
 from common import Refused
 
 FAINTEST = 0.08  # ink, as its difference from the paper where white is 1 and black 0
-SPARSEST, DARK = 0.02, 0.28  # of a digit, the share of its rectangle that is ink, if as dark as
-FAINT_SPARSEST = 0.07  # and if it is not so dark: it could be the lines of the paper
+DARK = 0.28  # strokes as dark as this cannot be the lines of the paper
+SPARSEST, FAINT_SPARSEST = 0.02, 0.07  # share of ink in a digit's rectangle: dark, fainter strokes
 THIN = 0.12  # the share below which strokes are drawn wider, like MNIST's
+RUNS_OFF = 'only something that runs off the picture; leave some paper around the digit'
 
 
 def find(grey):
@@ -34,10 +35,10 @@ def find(grey):
                       else 'no strokes that stand free on even ground')
     free, _, dark, seed = max(found, key=lambda candidate: candidate[:2])
     if not free:
-        raise Refused('only something that runs off the picture; leave some paper around the '
-                      'digit')
+        raise Refused(RUNS_OFF)
     ink = strokes(dark, seed)
-    if ink.mean() < (SPARSEST if np.quantile(dark[seed], 0.9) > DARK else FAINT_SPARSEST):
+    sparsest = SPARSEST if np.quantile(dark[seed], 0.9) > DARK else FAINT_SPARSEST
+    if ink.mean() < sparsest:
         raise Refused('only scattered specks, or the lines of the paper')
     while ink.mean() < THIN:
         ink = running_max(np.pad(ink, 2), 3)
@@ -196,8 +197,7 @@ def strokes(dark, seed):
         if pieces.free[chosen].all():
             break
     else:
-        raise Refused('only something that runs off the picture; leave some paper around the '
-                      'digit')
+        raise Refused(RUNS_OFF)
     strong = np.isin(pieces.numbers, chosen)
     lowest = max(1.25 * texture_around(dark, pieces, chosen), 4 * noise_of(dark))
     lowest = np.clip(lowest, 0.25 * level, share * level)

@@ -226,16 +226,14 @@ def test_a_heatmap_of_zeros_is_said(lrp):
 
 # Memory, and GPUs
 
-def test_batch_is_as_large_as_memory_allows(monkeypatch, lrp):
+@pytest.mark.parametrize('side, pictures', [(64, 8), (1024, 7), (3072, 1)])
+def test_batch_is_as_large_as_memory_allows(side, pictures):
     """Eight pictures, or as many as take 2 GB in the outputs of all layers, or one."""
-    network()
+    model = keras.Sequential([keras.Input((side, side, 1)), layers.Conv2D(64, 3, padding='same'),
+                              layers.GlobalAveragePooling2D(), layers.Dense(2)])
     vgg = scripts('vgg')
-    explainer = vgg.explainer.open_explainer('net.keras', preprocessing='unit')
-    outputs = 4 * (16 * 16 * 3 + 14 * 14 * 4 + 7 * 7 * 4 * 2 + 4)
-    assert explainer.bytes == outputs and explainer.batch_size == 8
-    for size, expected in (2e9 / 3, 3), (2e9 / 7.5, 7), (5e9, 1):
-        explainer.bytes = size
-        assert explainer.batch_size == expected
+    network = vgg.network.of_model('net.keras', model, 'unit')
+    assert vgg.explainer.Explainer(network).batch_size == pictures
 
 
 def test_a_picture_that_no_memory_can_hold_is_refused(monkeypatch, lrp):

@@ -11,8 +11,7 @@ from network import by_keras, compare, open_network
 from pictures import first_picture
 from rules import DEFAULT, relevance, start, started
 
-
-ACTIVATIONS = 2e9  # bytes: the outputs of all layers for one batch, at most
+ACTIVATIONS = 2e9  # bytes that the outputs of all layers take for one batch, at most
 PEAK = 3  # times as much memory is in use while relevance is computed
 
 
@@ -82,7 +81,7 @@ class Explainer:
         self.target = tf.placeholder(tf.int64, [None, self.walks])
         self.against = tf.placeholder(tf.int64, [None])
         a = forward(self.pixels, table, self.weights)
-        self.bytes = sum(np.prod(each.shape[1:]) * each.dtype.size for each in a.values())
+        self.picture_bytes = sum(np.prod(each.shape[1:]) * each.dtype.size for each in a.values())
         self.logits = a[table[-1].name]
         targets, chosen = self.choose(self.logits)
         self.results = Explanation(self.logits, targets, {}, {}, {})
@@ -103,7 +102,7 @@ class Explainer:
     @property
     def batch_size(self):
         """How many pictures to explain at once: as many as memory allows, 1 to 8."""
-        return int(np.clip(ACTIVATIONS // (self.bytes * self.walks), 1, 8))
+        return int(np.clip(ACTIVATIONS // (self.picture_bytes * self.walks), 1, 8))
 
     def choose(self, logits):
         """The targets [n, walks], classes, and `chosen` (see rules.py) for each walk."""
@@ -212,7 +211,7 @@ def open_explainer(weights='imagenet', rules=DEFAULT, model=None, preprocessing=
     """
     network = open_network(weights, model, preprocessing, pictures)
     explainer, checked = Explainer(network, rules, precision, walks, layers, gradient), ''
-    needed = PEAK * explainer.bytes * walks
+    needed = PEAK * explainer.picture_bytes * walks
     memory = os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE')
     if needed > memory:
         raise Refused(f'{network.path}: one picture of {network.size[0]}x{network.size[1]} takes '

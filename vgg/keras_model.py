@@ -68,8 +68,8 @@ def read_model(model):
     size = tuple(side or SIZE for side in model.input_shape[1:3]) + model.input_shape[3:]
     size = size if len(size) == 3 else (*size, 1)
     if len(model.input_shape) not in (3, 4) or size[-1] not in (1, 3):
-        raise Refused(f'the input has the shape {model.input_shape}; expected pictures, channels '
-                      'last')
+        raise Refused(f'the input has the shape {model.input_shape}; expected pictures, grey or in '
+                      'three colours, channels last')
     picture, steps = keras.Input(size), []
     grey = len(model.input_shape) == 3
     tensor = keras.layers.Reshape(size[:2])(picture) if grey else picture
