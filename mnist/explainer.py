@@ -6,14 +6,14 @@ import numpy as np
 from checkpoint import best_checkpoint, restore
 from common import Refused, open_session, progress_bar, tf
 from model import CLASSES, LAYERS, PIXELS, SIDE, Weights, forward, variables
-from rules import relevance, start, started
+from rules import relevance, start
 
 BATCH = 100  # digits explained at once
 LEVELS = [PIXELS, *(layer.name for layer in LAYERS)]  # where sums of relevance are taken
 
 
 class Explanation(NamedTuple):
-    """What an Explainer says of n digits."""
+    """The explanation of n digits."""
 
     logits: np.ndarray  # [n, 10]
     targets: np.ndarray  # [n]
@@ -84,6 +84,12 @@ class Explainer:
         target, against = (np.full(len(images), -1 if value is None else value)
                            for value in (target, against))
         return {self.images: images, self.target: target, self.against: against}
+
+
+def started(r, chosen):
+    """The relevance r of the logits at the target and at the class to contrast it with: [n, 2]."""
+    parts = [tf.maximum(chosen, 0.0), tf.maximum(-chosen, 0.0)]
+    return tf.stack([tf.reduce_sum(r * part, -1) for part in parts], -1)
 
 
 def total(r):

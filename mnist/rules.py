@@ -34,15 +34,13 @@ def zplus(layer, a, weights, r):
 def zbeta(layer, a, weights, r, low, high):
     """zB rule for low <= a <= high (Montavon et al. 2017, Sec. 4.2). Conserves wherever z > 0.
 
-    z = sum (a - low) w+ + (a - high) w-: both terms are >= 0, so nothing cancels. They lie side by
-    side along the input channels: one linear operation each way.
+    z = sum (a - low) w+ + (a - high) w-: both terms are >= 0, so nothing cancels.
     """
-    x = tf.concat([a - low, a - high], -1)
-    w = tf.concat([weights.positive, weights.negative], -2)
-    z = linear(layer, x, w)
+    z = linear(layer, a - low, weights.positive) + linear(layer, a - high, weights.negative)
     s = r / (z + tiny(z))
-    c = transposed(layer, s, w, x)
-    return tf.add_n(tf.split(x * c, 2, -1))
+    c_low = transposed(layer, s, weights.positive, a)
+    c_high = transposed(layer, s, weights.negative, a)
+    return (a - low) * c_low + (a - high) * c_high
 
 
 def epsilon(layer, a, weights, r, eps=1e-6):
@@ -54,7 +52,7 @@ def epsilon(layer, a, weights, r, eps=1e-6):
 
 
 def max_pool(layer, a, weights, r):
-    """The winner takes all; of equal inputs the first one in its window."""
+    """The winner takes all; among equal inputs, the first one in the window."""
     return tf.raw_ops.MaxPoolGrad(orig_input=a, orig_output=pool(layer, a), grad=r, **layer.window)
 
 
@@ -106,7 +104,7 @@ def relevance(composite, layers, a, weights, r):
 # Where relevance starts. chosen [n, classes]: 1 at the target, -1 at the class to contrast it with.
 
 def both_signs(composite, layers):
-    """Whether a composite's rule at the logits tells evidence for a class from evidence against."""
+    """Whether a composite's rule at the logits separates evidence for and against a class."""
     return rule_of(composite, layers[-1]) is epsilon
 
 
@@ -131,9 +129,3 @@ def start(composite, layers, a, weights, chosen):
     value = tf.where_v2(logits > 0, logits, found)
     chosen *= tf.where_v2((found > 0) | (chosen > 0), tf.ones_like(chosen), tf.zeros_like(chosen))
     return tf.reduce_sum(value * tf.maximum(chosen, 0.0), -1, keepdims=True) * chosen
-
-
-def started(r, chosen):
-    """The relevance r of the logits at the target and at the class to contrast it with: [n, 2]."""
-    parts = [tf.maximum(chosen, 0.0), tf.maximum(-chosen, 0.0)]
-    return tf.stack([tf.reduce_sum(r * part, -1) for part in parts], -1)

@@ -9,14 +9,14 @@ from common import Refused, open_session, tf
 from model import LINEAR, PIXELS, Weights, forward
 from network import by_keras, compare, open_network
 from pictures import first_picture
-from rules import DEFAULT, relevance, start, started
+from rules import DEFAULT, relevance, start
 
 ACTIVATIONS = 2e9  # bytes that the outputs of all layers take for one batch, at most
 PEAK = 3  # times as much memory is in use while relevance is computed
 
 
 class Explanation(NamedTuple):
-    """What was explained of n pictures. T: the shape of the targets, [n] or [n, K]."""
+    """The explanation of n pictures. T: the shape of the targets, [n] or [n, K]."""
 
     logits: np.ndarray  # [n, classes]
     targets: np.ndarray  # T, classes
@@ -37,37 +37,35 @@ class Explainer:
         self.walks, self.precision = walks, precision
         self.variables, self.weights = {}, {}
         shape = network.prepare(np.zeros((1, *network.size), np.float32)).shape[1:]
-        with tf.Graph().as_default():
+        arrays = {name: read() for name, read in network.read.items()}
+        with tf.Graph().as_default() as graph:
             self.session = open_session()
-        for layer in network.layers:
-            if layer.kind in LINEAR:
-                arrays = network.read[layer.name]() if layer.name in network.read else None
-                with self.session.graph.as_default():  # outside of which Keras reads
-                    self.load(layer, network, arrays)
-        with self.session.graph.as_default() as graph:
+            self.load(network, arrays)
             self.build(network, shape, rules, layers, gradient)
             self.derive(self.weights.values())
             graph.finalize()  # no batch adds to it
         self.network = network._replace(read={}, keras=None)  # lets go of what was read
 
-    def load(self, layer, network, arrays):
-        """Keeps a layer's w and b in variables; where there are none, as of pooling, w is one."""
-        last = [each.name for each in network.layers if each.kind in LINEAR][-1]
-        dtype = self.precision if self.precision != 'bfloat16' or layer.name != last else 'float32'
-        if arrays is None:
-            ones = tf.ones([len(layer.inputs), 1], dtype)
-            self.weights[layer.name] = Weights(ones, tf.zeros([1], dtype))
-            return
-        made = []
-        for name, array in zip(('kernel', 'bias'), arrays):
-            if not np.isfinite(array).all():
-                raise Refused(f'{network.path}: the {name} of {layer.name} is not finite')
-            value = tf.placeholder(dtype, array.shape)
-            made.append(tf.Variable(value, trainable=False, use_resource=True))
-            array = array.astype(value.dtype.as_numpy_dtype)
-            self.session.run(made[-1].initializer, {value: array})
-        self.variables[layer.name] = made
-        self.weights[layer.name] = Weights(*(variable.read_value() for variable in made))
+    def load(self, network, arrays):
+        """Keeps each layer's w and b in variables. Where there are none, as of pooling, w is 1."""
+        linear, feed = [layer for layer in network.layers if layer.kind in LINEAR], {}
+        for layer in linear:
+            exact = self.precision == 'bfloat16' and layer is linear[-1]
+            dtype = 'float32' if exact else self.precision
+            if layer.name not in arrays:
+                ones = tf.ones([len(layer.inputs), 1], dtype)
+                self.weights[layer.name] = Weights(ones, tf.zeros([1], dtype))
+                continue
+            for name, array in zip(('kernel', 'bias'), arrays[layer.name]):
+                if not np.isfinite(array).all():
+                    raise Refused(f'{network.path}: the {name} of {layer.name} is not finite')
+            values = [tf.placeholder(dtype, array.shape) for array in arrays[layer.name]]
+            feed.update(zip(values, arrays[layer.name]))
+            made = [tf.Variable(value, trainable=False, use_resource=True) for value in values]
+            self.variables[layer.name] = made
+            self.weights[layer.name] = Weights(*(variable.read_value() for variable in made))
+        self.session.run([each.initializer for made in self.variables.values() for each in made],
+                         feed)
 
     def derive(self, weights):
         """Computes what rules derive from layers' weights, each value after those it may need."""
@@ -170,6 +168,12 @@ class Explainer:
             self.derive([self.weights[name]])
 
 
+def started(r, chosen):
+    """The relevance r of the logits at the target and at the class to contrast it with: [n, 2]."""
+    parts = [tf.maximum(chosen, 0.0), tf.maximum(-chosen, 0.0)]
+    return tf.stack([tf.reduce_sum(r * part, -1) for part in parts], -1)
+
+
 def summed(walks):
     """Relevance [n, h, w, channels] of each walk, summed over channels: [n, walks, h, w]."""
     return tf.stack([tf.reduce_sum(tf.cast(r, tf.float32), -1) for r in walks], 1)
@@ -182,11 +186,11 @@ def together(parts, targets):
 
 
 def stages(network, a):
-    """The picture and the first layer of each smaller size of map that all relevance passes
-    through.
+    """The layers whose relevance --layers shows: the picture, and the first layer at each smaller
+    size of the maps. All relevance passes through each of them.
 
-    In VGG these are the pooling layers. a: {layer name: activation}. Raises Refused if there are
-    none.
+    In VGG these are the pooling layers. a: {layer name: activation}. Raises Refused if no layer
+    makes its maps smaller.
     """
     readers = {name: i for i, layer in enumerate(network.layers) for name in layer.inputs}
     found, side, reach = [PIXELS], a[PIXELS].shape[1], readers[PIXELS]

@@ -12,8 +12,8 @@ class some of its logit. A class that depends on its frame loses more by both th
 is measured, too: a map that knows no class. Rank correlations over all pictures with a positive
 logit say how well each of these shares predicts the share of the logit that is lost.
 
-And the other way round: each frame is put around the others, made smaller. How much does the logit
-of the framed picture's class rise in pictures of something else? For comparison they get a plain
+And the other way round: the others are made smaller and get each frame. How much does the logit of
+the framed picture's class rise in pictures of something else? For comparison they get a plain
 frame, in the mean colour of their own outermost pixels.
 
 Writes the tables to results/frame.txt, and the first pictures before and after with the heatmaps of
@@ -139,7 +139,7 @@ def rank_correlation(x, y):
 
 
 def losses(logits):
-    """What logits [n, 3] lose when the frame is cut off, and when it is painted over."""
+    """How much the logit falls when the frame is cut off, and when it is painted over: [n] each."""
     return {'lost if cut': logits[:, 0] - logits[:, 1],
             'lost if painted': logits[:, 0] - logits[:, 2]}
 

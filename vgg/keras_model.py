@@ -57,7 +57,7 @@ def open_model(path, kind):
         reason = ' '.join(str(error).split())
         raise Refused(f'{path}: Keras cannot read this model ({reason[:300]})') from None
     for layer in every_layer(model):
-        layer.dtype_policy = 'float32'  # in which weights are kept, whatever it computed in
+        layer.dtype_policy = 'float32'  # of its weights, whatever it computed in
     return model
 
 

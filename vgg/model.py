@@ -56,6 +56,11 @@ class Layer(NamedTuple):
         return name in POSITIVE
 
     @property
+    def unsigned_weights(self):
+        """Whether no weight is negative: average pooling, additions."""
+        return self.kind in ('mean', 'add')
+
+    @property
     def geometry(self):
         """Stride and padding, as TensorFlow's raw ops take them."""
         if isinstance(self.padding, str):
@@ -121,8 +126,7 @@ class Weights:
         return self.keep('negative', tf.minimum(self.w, 0.0))
 
 
-# Linear layers. A rule may hand over several tensors at once, side by side along the channels of a,
-# with as many parts along the last axis but one of w (see `by_sign` in rules.py): it gets the sum.
+# Linear layers.
 
 def linear(layer, a, w):
     """The outputs of a linear layer for inputs a, without the bias, in the precision of w.
@@ -134,39 +138,38 @@ def linear(layer, a, w):
     if layer.kind == 'dense':
         return tf.matmul(a, w)
     if layer.kind == 'conv':
-        groups = zip(split(layer, a), tf.split(dilated(layer, w), layer.groups, -1))
+        groups = zip(parts(a, layer.groups), parts(dilated(layer, w), layer.groups))
         return joined([tf.raw_ops.Conv2D(input=x, filter=v, **layer.geometry) for x, v in groups])
     if layer.kind == 'depthwise':
-        z = tf.raw_ops.DepthwiseConv2dNative(input=a, filter=dilated(layer, w), **layer.geometry)
-        return tf.add_n(tf.split(z, w.shape[2] // layer.size[2], -1))
+        return tf.raw_ops.DepthwiseConv2dNative(input=a, filter=dilated(layer, w), **layer.geometry)
     if layer.kind == 'mean':
         a = tf.raw_ops.AvgPool(value=a, **layer.window)
-    return tf.add_n([x * row for x, row in zip(tf.split(a, w.shape[0], -1), tf.unstack(w))])
+    return tf.add_n([x * row for x, row in zip(parts(a, w.shape[0]), tf.unstack(w))])
 
 
 def transposed(layer, s, w, a):
     """The transpose of `linear`: sends s [like the outputs] back along the weights. Like a."""
-    s, shape = tf.cast(s, w.dtype), tf.shape(a)
+    s = tf.cast(s, w.dtype)
     if layer.kind == 'dense':
         c = tf.matmul(s, w, transpose_b=True)
     elif layer.kind == 'conv':
-        groups = zip(tf.split(s, layer.groups, -1), tf.split(dilated(layer, w), layer.groups, -1))
-        shape = tf.concat([shape[:-1], [w.shape[2]]], 0)
-        c = unsplit(layer, [tf.raw_ops.Conv2DBackpropInput(
-            input_sizes=shape, filter=v, out_backprop=x, **layer.geometry) for x, v in groups])
+        groups = zip(parts(a, layer.groups), parts(s, layer.groups),
+                     parts(dilated(layer, w), layer.groups))
+        c = joined([tf.raw_ops.Conv2DBackpropInput(
+            input_sizes=tf.shape(x), filter=v, out_backprop=y, **layer.geometry)
+            for x, y, v in groups])
     elif layer.kind == 'depthwise':
-        s = tf.concat([s] * (w.shape[2] // layer.size[2]), -1)
         c = tf.raw_ops.DepthwiseConv2dNativeBackpropInput(
-            input_sizes=shape, filter=dilated(layer, w), out_backprop=s, **layer.geometry)
+            input_sizes=tf.shape(a), filter=dilated(layer, w), out_backprop=s, **layer.geometry)
     else:
-        c = tf.concat([s * row for row in tf.unstack(w)], -1)
+        c = joined([s * row for row in tf.unstack(w)])
         if layer.kind == 'mean':
-            c = tf.raw_ops.AvgPoolGrad(orig_input_shape=shape, grad=c, **layer.window)
+            c = tf.raw_ops.AvgPoolGrad(orig_input_shape=tf.shape(a), grad=c, **layer.window)
     return tf.cast(c, a.dtype)
 
 
 def dilated(layer, w):
-    """The kernel with its weights as far apart as the layer's dilation says, zeros between them."""
+    """The kernel with zeros between its weights, as the layer's dilation says."""
     if layer.dilation == (1, 1):
         return w
     (down, right), (height, width, *channels) = layer.dilation, w.shape.as_list()
@@ -175,20 +178,9 @@ def dilated(layer, w):
     return w[:height * down - down + 1, :width * right - right + 1]
 
 
-def split(layer, a):
-    """The inputs of each group of a convolution."""
-    if layer.groups == 1:
-        return [a]
-    tensors = tf.split(a, a.shape[-1] // (layer.size[2] * layer.groups), -1)
-    return [joined(group) for group in zip(*(tf.split(x, layer.groups, -1) for x in tensors))]
-
-
-def unsplit(layer, groups):
-    """The reverse of `split`."""
-    if layer.groups == 1:
-        return groups[0]
-    tensors = groups[0].shape[-1] // layer.size[2]
-    return joined([joined(part) for part in zip(*(tf.split(c, tensors, -1) for c in groups))])
+def parts(x, n):
+    """A tensor cut into n parts along its channels."""
+    return tf.split(x, n, -1) if n > 1 else [x]
 
 
 def joined(tensors):
@@ -206,7 +198,7 @@ def pool(layer, a):
     return tf.raw_ops.MaxPool(input=a, **layer.window)
 
 
-# Layers that move their inputs to other places and change none.
+# Layers that move values without changing them. (A gate scales its signal.)
 
 def moved(layer, inputs):
     """The outputs of such a layer."""
@@ -224,7 +216,7 @@ def moved(layer, inputs):
 
 
 def moved_back(layer, inputs, r):
-    """The relevance of its inputs; of a gate, all goes to the signal (Arras et al. 2017)."""
+    """The relevance of its inputs. A gate passes all on to its signal (Arras et al. 2017)."""
     if layer.kind == 'concat':
         return tf.split(r, [x.shape[-1] for x in inputs], -1)
     if layer.kind == 'flatten':
@@ -248,7 +240,7 @@ def relu(z, largest=math.inf):
 
 
 def leaky_relu(z, slope, largest=None, threshold=0.0):
-    """z from the threshold up to the largest value, below it a slope."""
+    """Keras's ReLU with a slope below its threshold, and perhaps a largest value."""
     above = z if largest is None else tf.minimum(z, largest)
     return tf.where_v2(z >= threshold, above, tf.cast(slope, z.dtype) * (z - threshold))
 

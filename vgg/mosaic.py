@@ -6,9 +6,9 @@ Draws mosaics (--count, 100) of two by two pictures, each scaled to a quarter, f
 which the network gives one class a probability of at least a half. Each rule explains each of the
 four classes, alone and compared with the other three. The result is the share of the positive
 relevance in the class's own quarter: the grid pointing game (Boehle et al. 2021), the Focus
-(Arias-Duart et al. 2022). A map that knows no class has 0.25 on average. Counted are the classes
-whose logit is positive in the mosaic, which the network may be said to see there; a last column
-counts all four.
+(Arias-Duart et al. 2022). A map that knows no class has 0.25 on average. Only classes whose logit
+is positive in the mosaic are counted, for those the network sees there; a last column counts all
+four.
 
 Compared with the others: relevance minus the mean of the other three classes'; for a rule of one
 sign, each scaled to the same sum. Gradient x input and the picture's edges are measured, too.

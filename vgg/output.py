@@ -39,7 +39,7 @@ class Output(NamedTuple):
         return [self.folder / f'{name}{ending}' for ending in self.endings]
 
     def is_done(self, name, path):
-        """Whether the results of a picture as it is now, and of this run, are there.
+        """Whether the picture, as it is now, has its results, made with the options of this run.
 
         Raises Refused if the result of another picture or any other file stands in their place.
         """

@@ -1,8 +1,8 @@
 """The rules of Layer-wise Relevance Propagation, their composites, and the walk back to the pixels.
 
 A rule takes a layer, its inputs a [n, ...], its weights and the relevance r of its outputs, and
-returns the relevance of a. All follow the four steps of `zplus`. `linear` and `transposed`
-(model.py) say what a layer computes, so every rule works for every linear kind.
+returns the relevance of a. `linear` and `transposed` (model.py) are all that it knows of the layer,
+so every rule works for every linear kind.
 """
 from functools import partial
 from typing import Callable, NamedTuple
@@ -10,7 +10,7 @@ from typing import Callable, NamedTuple
 import numpy as np
 
 from common import tf
-from model import LINEAR, affine, joined, linear, moved, moved_back, pool, transposed
+from model import LINEAR, affine, joined, linear, moved, moved_back, parts, pool, transposed
 
 
 def tiny(z):
@@ -36,15 +36,13 @@ def zplus(layer, a, weights, r):
 def zbeta(layer, a, weights, r, low, high):
     """zB rule for low <= a <= high (Montavon et al. 2017, Sec. 4.2). Conserves wherever z > 0.
 
-    z = sum (a - low) w+ + (a - high) w-: both terms are >= 0, so nothing cancels. They lie side by
-    side along the input channels: one linear operation each way.
+    z = sum (a - low) w+ + (a - high) w-: both terms are >= 0, so nothing cancels.
     """
-    x = tf.concat([a - low, a - high], -1)
-    w = tf.concat([weights.positive, weights.negative], -2)
-    z = linear(layer, x, w)
+    z = linear(layer, a - low, weights.positive) + linear(layer, a - high, weights.negative)
     s = r / (z + tiny(z))
-    c = transposed(layer, s, w, x)
-    return tf.add_n(tf.split(x * c, 2, -1))
+    c_low = transposed(layer, s, weights.positive, a)
+    c_high = transposed(layer, s, weights.negative, a)
+    return (a - low) * c_low + (a - high) * c_high
 
 
 def epsilon(layer, a, weights, r, eps=1e-6):
@@ -66,8 +64,9 @@ def box(layer, a, weights, r):
 
 
 def zplus_signed(layer, a, weights, r):
-    """z+ rule for inputs of both signs: z = sum a+ w+ + a- w-, or zB between 0 and the inputs."""
-    return zbeta(layer, a, weights, r, tf.minimum(a, 0.0), tf.maximum(a, 0.0))
+    """z+ rule for inputs of both signs: z = sum a+ w+ + a- w-."""
+    pairs = raising(layer, a, weights)
+    return sent(layer, r / (z_of(layer, pairs) + 1e-20), pairs)
 
 
 def wsquare(layer, a, weights, r):
@@ -102,35 +101,15 @@ def gamma(layer, a, weights, r, gamma=0.25):
 def gamma_signed(layer, a, weights, r, gamma=0.25):
     """Gamma rule for inputs and outputs of both signs (Andeol et al. 2021).
 
-    What gives an output its sign counts 1 + gamma times.
+    Contributions that have the sign of the output count 1 + gamma times.
     """
-    x, raising, lowering = by_sign(layer, a, weights)
-    z = affine(layer, a, weights)
-    rises = linear(layer, x, raising) + tf.maximum(weights.b, 0.0)
+    z, up, down = affine(layer, a, weights), raising(layer, a, weights), lowering(layer, a, weights)
+    rises = z_of(layer, up) + tf.maximum(weights.b, 0.0)
     falls = z - rises  # nothing cancels where z < 0
     s = r / stabilise(z + gamma * tf.where_v2(z >= 0, rises, falls), 1e-9)
-    up = gamma * tf.where_v2(z >= 0, s, tf.zeros_like(s))
-    down = gamma * s - up
-    c = transposed(layer, s + up, raising, x) + transposed(layer, s + down, lowering, x)
-    return folded(layer, x * c)
-
-
-def by_sign(layer, a, weights):
-    """The inputs, and the weights by which they raise and lower z.
-
-    Inputs of both signs become two halves, side by side along the channels: a+ and a-.
-    """
-    if not layer.signed:
-        return a, weights.positive, weights.negative
-    x = tf.concat([tf.maximum(a, 0.0), tf.minimum(a, 0.0)], -1)
-    raising = tf.concat([weights.positive, weights.negative], -2)
-    lowering = tf.concat([weights.negative, weights.positive], -2)
-    return x, raising, lowering
-
-
-def folded(layer, r):
-    """The relevance of inputs, from that of what `by_sign` made of them."""
-    return tf.add_n(tf.split(r, 2, -1)) if layer.signed else r
+    more = (1 + gamma) * s
+    return (sent(layer, tf.where_v2(z >= 0, more, s), up)
+            + sent(layer, tf.where_v2(z >= 0, s, more), down))
 
 
 def alpha_beta(layer, a, weights, r, alpha):
@@ -139,13 +118,42 @@ def alpha_beta(layer, a, weights, r, alpha):
     alpha r is shared among what raises z, and beta r taken from what lowers it, each in proportion
     to its own sum.
     """
-    x, raising, lowering = by_sign(layer, a, weights)
-    rises = linear(layer, x, raising) + (tf.maximum(weights.b, 0.0) + 1e-20)
-    c = transposed(layer, alpha * r / rises, raising, x)
-    if alpha > 1:
-        falls = linear(layer, x, lowering) + (tf.minimum(weights.b, 0.0) - 1e-20)
-        c -= transposed(layer, (alpha - 1) * r / falls, lowering, x)
-    return folded(layer, x * c)
+    up = raising(layer, a, weights)
+    rises = z_of(layer, up) + (tf.maximum(weights.b, 0.0) + 1e-20)
+    given = sent(layer, alpha * r / rises, up)
+    if alpha == 1:
+        return given
+    down = lowering(layer, a, weights)
+    falls = z_of(layer, down) + (tf.minimum(weights.b, 0.0) - 1e-20)
+    return given - sent(layer, (alpha - 1) * r / falls, down)
+
+
+# Pairs of inputs and weights: a part of the inputs, and the part of the weights that counts for it.
+
+def raising(layer, a, weights):
+    """The pairs that raise z: a+ with w+, and a- with w-."""
+    if not layer.signed:
+        return [(a, weights.positive)]
+    pair = tf.maximum(a, 0.0), weights.positive
+    return [pair] if layer.unsigned_weights else [pair, (tf.minimum(a, 0.0), weights.negative)]
+
+
+def lowering(layer, a, weights):
+    """The pairs that lower z: a- with w+, and a+ with w-."""
+    if not layer.signed:
+        return [(a, weights.negative)]
+    pair = tf.minimum(a, 0.0), weights.positive
+    return [pair] if layer.unsigned_weights else [pair, (tf.maximum(a, 0.0), weights.negative)]
+
+
+def z_of(layer, pairs):
+    """What each output received by these pairs."""
+    return sum(linear(layer, x, w) for x, w in pairs)
+
+
+def sent(layer, s, pairs):
+    """What the inputs of these pairs get of s, relevance per unit received."""
+    return sum(x * transposed(layer, s, w, x) for x, w in pairs)
 
 
 def lifted(layer, a, weights, r, share=0.0):
@@ -166,7 +174,7 @@ def share_of_rms(z, share):
 
 
 def max_pool(layer, a, weights, r):
-    """The winner takes all; of equal inputs the first one in its window."""
+    """The winner takes all; among equal inputs, the first one in the window."""
     return tf.raw_ops.MaxPoolGrad(orig_input=a, orig_output=pool(layer, a), grad=r, **layer.window)
 
 
@@ -218,7 +226,7 @@ def rule_of(composite, layer):
     plain, options = getattr(rule, 'func', rule), getattr(rule, 'keywords', {})
     if plain is zplus and layer.signed:
         return zplus_signed
-    signed = layer.signed or layer.kind not in ('mean', 'add') and not layer.positive
+    signed = layer.signed or not (layer.unsigned_weights or layer.positive)
     return partial(gamma_signed, **options) if plain is gamma and signed else rule
 
 
@@ -242,14 +250,13 @@ def sent_back(composite, layer, inputs, weights, r):
     """The relevance of each input of a layer."""
     if layer.kind != 'max' and layer.kind not in LINEAR:
         return moved_back(layer, inputs, r)
-    r = rule_of(composite, layer)(layer, joined(inputs), weights, r)
-    return tf.split(r, len(inputs), -1) if len(inputs) > 1 else [r]
+    return parts(rule_of(composite, layer)(layer, joined(inputs), weights, r), len(inputs))
 
 
 # Where relevance starts. chosen [n, classes]: 1 at the target, -1 at the class to contrast it with.
 
 def both_signs(composite, layers):
-    """Whether a composite's rule at the logits tells evidence for a class from evidence against."""
+    """Whether a composite's rule at the logits separates evidence for and against a class."""
     rule = rule_of(composite, last_linear(layers))
     return getattr(rule, 'func', rule) in (epsilon, gamma, gamma_signed, lifted)
 
@@ -261,19 +268,17 @@ def last_linear(layers):
 def evidence(layers, a, weights):
     """The evidence for each class: sum of a+ w+ + a- w- in the last linear layer. [n, classes]"""
     last = last_linear(layers)
-    x, parts = joined([a[name] for name in last.inputs]), weights[last.name]
-    r = linear(last, tf.maximum(x, 0.0), parts.positive)
-    if last.signed:
-        r += linear(last, tf.minimum(x, 0.0), parts.negative)
+    x = joined([a[name] for name in last.inputs])
+    r = z_of(last, raising(last, x, weights[last.name]))
     for layer in layers[layers.index(last) + 1:]:
         r = winners(layer, a[layer.inputs[0]], r) if layer.kind == 'max' else moved(layer, [r])
     return r
 
 
 def winners(layer, a, r):
-    """What r, which is like the inputs a of max-pooling, is where a is largest in its window."""
-    z = pool(layer, a)
-    return tf.raw_ops.MaxPoolGradGrad(orig_input=a, orig_output=z, grad=r, **layer.window)
+    """The values of r [like a] at the places where a is the largest in its pooling window."""
+    return tf.raw_ops.MaxPoolGradGrad(orig_input=a, orig_output=pool(layer, a), grad=r,
+                                      **layer.window)
 
 
 def start(composite, layers, a, weights, chosen):
@@ -291,9 +296,3 @@ def start(composite, layers, a, weights, chosen):
     value = tf.where_v2(logits > 0, logits, found)
     chosen *= tf.where_v2((found > 0) | (chosen > 0), tf.ones_like(chosen), tf.zeros_like(chosen))
     return tf.reduce_sum(value * tf.maximum(chosen, 0.0), -1, keepdims=True) * chosen
-
-
-def started(r, chosen):
-    """The relevance r of the logits at the target and at the class to contrast it with: [n, 2]."""
-    parts = [tf.maximum(chosen, 0.0), tf.maximum(-chosen, 0.0)]
-    return tf.stack([tf.reduce_sum(r * part, -1) for part in parts], -1)
