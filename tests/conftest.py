@@ -1,6 +1,7 @@
 """What the tests share: scripts as modules and as processes, a small trained network."""
 import functools
 import importlib
+import os
 from pathlib import Path
 import subprocess
 import sys
@@ -9,6 +10,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')  # as the scripts do, before Keras is imported
 ROOT = Path(__file__).resolve().parent.parent
 RULES = ['deep-taylor', 'zplus', 'epsilon']  # of mnist/
 # 105 steps an epoch; one is saved at step 100
@@ -19,18 +21,23 @@ TRAINING = ['--epochs', 2, '--batch-size', 20, '--seed', 7]
 
 @functools.cache
 def scripts(folder):
-    """Imports the scripts of a folder, once: scripts('mnist').lrp is mnist/lrp.py.
+    """Imports the scripts of a folder, once: scripts('mnist').lrp is mnist/lrp.py."""
+    return imported(ROOT / folder)
+
+
+def imported(folder):
+    """The modules in a folder.
 
     Both folders have a model, an lrp and so on that import each other by these plain names. So the
     folder stands first on the path while they are imported, and none stays known under its plain
     name afterwards.
     """
-    names = sorted(file.stem for file in (ROOT / folder).glob('*.py'))
-    sys.path.insert(0, str(ROOT / folder))
+    names = sorted(file.stem for file in folder.glob('*.py'))
+    sys.path.insert(0, str(folder))
     try:
         return SimpleNamespace(**{name: importlib.import_module(name) for name in names})
     finally:
-        sys.path.remove(str(ROOT / folder))
+        sys.path.remove(str(folder))
         for name in names:
             sys.modules.pop(name, None)
 
@@ -53,29 +60,45 @@ def succeed(script, *options, cwd):
     return result.stdout
 
 
-def fail(script, *options, cwd):
-    """Runs a script that must stop with status 2 and one line on standard error. Returns the
-    line."""
-    result = run(script, *options, cwd=cwd)
-    assert result.returncode == 2, result.stderr
-    line, = result.stderr.splitlines()
-    assert line.startswith(f'{Path(script).name}: ')
-    return line
+# Scripts in this process, which is quicker
+
+@pytest.fixture
+def called(capfd, caplog):
+    """A function: calls a script's main. Returns its exit status and what it printed."""
+    def call(main, *options):
+        capfd.readouterr()
+        status = 0
+        try:
+            main([str(option) for option in options])
+        except SystemExit as stop:
+            status = stop.code or 0
+        assert not caplog.records
+        return SimpleNamespace(status=status, **capfd.readouterr()._asdict())
+    return call
+
+
+def main_of(script):
+    folder, name = Path(script).parts
+    return getattr(scripts(folder), Path(name).stem).main
 
 
 @pytest.fixture
-def refused(capfd, caplog):
-    """A function: like `fail`, but without a process of its own, so quicker."""
+def printed(called):
+    """A function: what a script prints that must neither fail nor complain."""
+    def out(script, *options):
+        end = called(main_of(script), *options)
+        assert (end.status, end.err) == (0, '')
+        return end.out
+    return out
+
+
+@pytest.fixture
+def refused(called):
+    """A function: the one line of a script that must stop with status 2."""
     def line(script, *options):
-        folder, name = Path(script).parts
-        with pytest.raises(SystemExit) as stop:
-            getattr(scripts(folder), Path(name).stem).main([str(option) for option in options])
-        assert stop.value.code == 2
-        err = capfd.readouterr().err
-        assert len(err.splitlines()) == 1, err
-        message, = err.splitlines()
-        assert not caplog.records
-        return message
+        end = called(main_of(script), *options)
+        assert end.status == 2 and len(end.err.splitlines()) == 1, end.err
+        return end.err
     return line
 
 

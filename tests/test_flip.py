@@ -6,7 +6,7 @@ from conftest import scripts, succeed
 import numpy as np
 from PIL import Image
 import pytest
-from small_vgg import photograph, random_weights, run, shrink
+from small_vgg import SHORT, photograph, random_weights, run, shrink
 
 
 def linear_network(w):
@@ -135,9 +135,9 @@ def test_scores_of_a_network_that_reads_its_middle_rank_the_middle_first(tmp_pat
     assert np.abs(twice - drawn[0]).max() > 0 and twice.shape == (5, 1)
 
 
-def test_mnist_script_puts_the_rules_ahead_of_random(small, logdir, tmp_path):
-    options = ['--data', small, '--logdir', logdir, '--results', tmp_path / 'r', '--digits', 20,
-               '--steps', 20, '--seed', 3]
+def test_mnist_script_puts_the_rules_ahead_of_random(called, small, logdir, tmp_path):
+    options = ['--data', small, '--logdir', logdir, '--results', tmp_path / 'r', '--digits', 12,
+               '--steps', 12, '--seed', 3]
     printed = succeed('mnist/flip.py', *options, cwd=tmp_path)
     lines = [line.split() for line in printed.splitlines() if line.endswith('%')]
     areas = {' '.join(words[:-15]): float(words[-15]) for words in lines}
@@ -151,7 +151,7 @@ def test_mnist_script_puts_the_rules_ahead_of_random(small, logdir, tmp_path):
     assert all(areas[rule] > 2 * areas['random'] for rule in ('deep-taylor', 'zplus', 'epsilon'))
     assert width(tmp_path / 'r' / 'flipping.png') > 1000
     assert (tmp_path / 'r' / 'flipping.txt').read_text() in printed
-    alone = succeed('mnist/flip.py', *options, '--rule', 'zplus', cwd=tmp_path)
+    alone = called(scripts('mnist').flip.main, *options, '--rule', 'zplus').out
     alone = {tuple(line.split()) for line in alone.splitlines() if line.endswith('%')}
     # a method's numbers do not depend on the rules beside it
     assert len(alone) == 6 and alone <= set(map(tuple, lines))
@@ -171,7 +171,8 @@ def small_vgg(tmp_path, monkeypatch):
     """The scripts of vgg/ with a small network, its weight file, two photographs and one file that
     is none."""
     vgg = shrink(monkeypatch)
-    np.savez(tmp_path / 'small.npz', **random_weights())
+    monkeypatch.setitem(vgg.model.DEPTHS, 'vgg16', SHORT)
+    np.savez(tmp_path / 'small.npz', **random_weights(model='short'))
     (tmp_path / 'broken.jpg').write_text('no picture')
     paths = [photograph(tmp_path / 'a.png', seed=1), photograph(tmp_path / 'b.png', seed=2),
              tmp_path / 'broken.jpg']
@@ -199,17 +200,17 @@ def test_randomising_script(small_vgg, tmp_path, capsys):
                    '--draws', 2) for _ in range(2)]
     assert results[0].status == 1 and 'broken.jpg' in results[0].err[-1]
     start = results[0].out.index('correlation')
-    tables = results[0].out[start:start + 3 * 18]
-    assert tables == results[1].out[start:start + 3 * 18]
-    assert tables[::18] == ['correlation', 'correlation of absolute values', 'rise in entropy']
-    for k, intact in (0, 1), (18, 1), (36, 0):
+    tables = results[0].out[start:start + 3 * 10]
+    assert tables == results[1].out[start:start + 3 * 10]
+    assert tables[::10] == ['correlation', 'correlation of absolute values', 'rise in entropy']
+    for k, intact in (0, 1), (10, 1), (20, 0):
         table = {line.split()[0]: list(map(float, line.split()[1::4]))
-                 for line in tables[k + 2:k + 18]}
+                 for line in tables[k + 2:k + 10]}
         assert list(table)[:3] == ['intact', 'predictions', 'fc1']
         assert list(table)[-1] == 'block1_conv1'
-        assert len(table) == 16
+        assert len(table) == 8
         assert table['intact'] == [intact, intact]
-        assert k == 36 or abs(table['block1_conv1'][1]) < 0.5  # of epsilon
+        assert k == 20 or abs(table['block1_conv1'][1]) < 0.5  # of epsilon
     assert width(tmp_path / 'r' / 'randomise.png') > 1000
     assert (tmp_path / 'r' / 'randomise.txt').read_text().splitlines()[1:] == tables
 
@@ -297,7 +298,7 @@ def test_randomising_leaves_the_network_as_it_was(small_vgg, tmp_path):
         np.testing.assert_array_equal(r, after.relevance[rule])
     assert {values['epsilon'].shape for values in found.values()} == {(3, 2, 2)}
     assert shown['fc1']['epsilon'].shape == (224, 224)
-    one, other = found['block5_conv3']['epsilon'][0]
+    one, other = found['block5_conv1']['epsilon'][0]
     assert np.abs(one - other).max() > 0  # each draw is one of its own
     *_, last = found
     # never negative: absolute is as it is

@@ -2,7 +2,7 @@
 fails."""
 import shutil
 
-from conftest import RULES, fail, likeness, other_network, scripts, succeed, truncate
+from conftest import RULES, likeness, other_network, scripts, succeed, truncate
 import numpy as np
 from PIL import Image
 import pytest
@@ -129,12 +129,11 @@ def test_seed_decides_the_digits(explainer, digits):
     assert len(set(picked(0))) == 3 and list(digits[1][picked(0)]) == [4, 4, 1]
 
 
-def test_saved_relevance(logdir, small, digits, tmp_path):
+def test_saved_relevance(printed, logdir, small, digits, tmp_path):
     indices = [141, 0, 7]
     options = ['--index', *indices, '--rule', *RULES, '--target', 3, '--save-relevance']
-    printed = succeed('mnist/lrp.py', *options, '--data', small, '--logdir', logdir, '--results',
-                      tmp_path,
-                      cwd=tmp_path)
+    tables = printed('mnist/lrp.py', *options, '--data', small, '--logdir', logdir, '--results',
+                     tmp_path)
     names = {path.name for path in tmp_path.iterdir()}
     assert names == {'relevance.npz', 'index_141.jpg', 'index_0.jpg', 'index_7.jpg'}
     with np.load(tmp_path / 'relevance.npz', allow_pickle=False) as file:
@@ -150,7 +149,7 @@ def test_saved_relevance(logdir, small, digits, tmp_path):
     assert not saved['relevance/zplus'][saved['images'] == 0].any()
     sums = {rule: saved[f'relevance/{rule}'].sum((1, 2), dtype=np.float64) for rule in RULES}
     for rule in RULES:
-        for row, index, logit, total in zip(rows(printed, rule), indices, saved['logits'][:, 3],
+        for row, index, logit, total in zip(rows(tables, rule), indices, saved['logits'][:, 3],
                                             sums[rule]):
             start = logit if logit > 0 or rule == 'epsilon' else row[3]  # else the evidence for a 3
             assert row[0] == index and row[2] == 3 and (start > 0 or rule == 'epsilon')
@@ -158,10 +157,10 @@ def test_saved_relevance(logdir, small, digits, tmp_path):
             assert rule != 'deep-taylor' or row[4] == pytest.approx(1, abs=1e-4)
 
 
-def test_all_digits(logdir, small, digits, explained, tmp_path):
+def test_all_digits(printed, logdir, small, digits, explained, tmp_path):
     """More than 100: no pictures, one file, a summary."""
-    printed = succeed('mnist/lrp.py', '--index', 'all', '--save-relevance', '--data', small,
-                      '--logdir', logdir, '--results', tmp_path, cwd=tmp_path)
+    summary = printed('mnist/lrp.py', '--index', 'all', '--save-relevance', '--data', small,
+                      '--logdir', logdir, '--results', tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ['relevance.npz']
     with np.load(tmp_path / 'relevance.npz', allow_pickle=False) as saved:
         assert len(saved['digits']) == 250
@@ -171,15 +170,14 @@ def test_all_digits(logdir, small, digits, explained, tmp_path):
                                ('relevance/deep-taylor', explained.relevance['deep-taylor'])]:
             np.testing.assert_allclose(saved[name], expected, rtol=0, atol=1e-4)
     accuracy = np.mean(explained.logits.argmax(1) == digits[1])
-    assert f'250 digits, accuracy {accuracy:.2%}' in printed
-    name, *worst = printed.splitlines()[-1].split()
+    assert f'250 digits, accuracy {accuracy:.2%}' in summary
+    name, *worst = summary.splitlines()[-1].split()
     assert name == 'deep-taylor' and len(worst) == len(LAYERS) and max(map(float, worst)) < 1e-5
 
 
-def test_no_trained_network_is_told(tiny, tmp_path):
+def test_no_trained_network_is_told(refused, tiny, tmp_path):
     logdir = tmp_path / 'logs'
-    line = fail('mnist/lrp.py', '--data', tiny, '--logdir', logdir, '--results', tmp_path,
-                cwd=tmp_path)
+    line = refused('mnist/lrp.py', '--data', tiny, '--logdir', logdir, '--results', tmp_path)
     assert str(logdir) in line and 'train.py' in line
 
 

@@ -174,23 +174,22 @@ def score(classify, images, condition, seed):
 
 @pytest.fixture(scope='module')
 def seen(explainer, explained, digits):
-    """12 test digits that the small network is sure of."""
+    """6 test digits that the small network is sure of."""
     images, labels = digits
     logits = np.sort(explained.logits, 1)
     sure = (explained.logits.argmax(1) == labels) & (logits[:, -1] - logits[:, -2] > 2)
-    return images[np.flatnonzero(sure)[:12]]
+    return images[np.flatnonzero(sure)[:6]]
 
 
 @pytest.mark.parametrize('condition, least', [
-    ('flat', 11), ('fall-off', 11), ('strong fall-off', 11), ('shadow', 11),
-    ('shadow across the digit', 10), ('vignette', 11),
-    ('ballpoint', 9), ('large in thin strokes', 9), ('pencil', 9),
-    ('marker', 9), ('ruled', 11), ('squared', 11),
-    ('blackboard', 9), ('noisy', 11), ('few pixels', 11)])
+    ('flat', 5), ('fall-off', 5), ('strong fall-off', 5), ('shadow', 5),
+    ('shadow across the digit', 5), ('vignette', 5), ('ballpoint', 4),
+    ('large in thin strokes', 4), ('pencil', 4), ('marker', 4), ('ruled', 5), ('squared', 5),
+    ('blackboard', 4), ('noisy', 5), ('few pixels', 5)])
 def test_digits_in_photographs_are_seen(explainer, seen, condition, least):
-    """Of 12, whatever the light; of other pens than MNIST's fewer, for the small network has not
+    """Of 6, whatever the light; of other pens than MNIST's fewer, for the small network has not
     seen their strokes."""
-    assert len(seen) == 12
+    assert len(seen) == 6
     assert score(explainer.classify, seen, condition, 5) >= least
 
 
@@ -207,7 +206,7 @@ def test_digits_cut_to_their_ink_are_seen(explainer, seen, pen, paper, ink):
         expected = explainer.classify(image[None] / np.float32(255)).argmax()
         found = explainer.classify(scripts('mnist').digit.digit(file)[None]).argmax()
         right += found == expected
-    assert right >= 9
+    assert right >= 5
 
 
 def test_small_picture_of_several_digits_is_refused(digits):
@@ -228,7 +227,7 @@ def refusal(file):
 @pytest.mark.parametrize('condition',
                          ['flat', 'fall-off', 'shadow', 'soft shadow', 'ruled', 'squared', 'noisy',
                           'vignette'])
-@pytest.mark.parametrize('seed', range(4))
+@pytest.mark.parametrize('seed', range(2))
 def test_paper_without_a_digit_is_refused(condition, seed):
     """Neither a shadow's edge nor the paper's rules are ink."""
     refusal(photograph([], np.random.default_rng(seed),

@@ -2,10 +2,8 @@
 digits are explained."""
 import re
 import shutil
-import subprocess
-import sys
 
-from conftest import ROOT
+from conftest import ROOT, imported
 import numpy as np
 import pytest
 
@@ -34,8 +32,7 @@ WRONG = {  # name: table, words of the message
 
 @pytest.fixture
 def edited(tmp_path):
-    """A function: copies mnist/ and replaces the entries of its LAYERS. Returns a function that
-    runs one of its scripts."""
+    """A function: copies mnist/ and replaces the entries of its LAYERS. Returns its modules."""
     def copy(table):
         shutil.copytree(ROOT / 'mnist', tmp_path / 'mnist',
                         ignore=shutil.ignore_patterns('logs', 'results', '*.npz', '__pycache__'))
@@ -44,25 +41,21 @@ def edited(tmp_path):
                               model.read_text(), count=1)
         assert count == 1
         model.write_text(text)
-
-        def run(script, *options):
-            command = [sys.executable, tmp_path / 'mnist' / script, *map(str, options)]
-            return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
-        return run
+        return imported(tmp_path / 'mnist')
     return copy
 
 
 @pytest.mark.parametrize('name', TABLES)
-def test_edited_table_is_all_there_is_to_edit(edited, small, tmp_path, name):
-    run = edited(TABLES[name])
-    trained = run('train.py', '--epochs', 4, '--batch-size', 30, '--data', small)
-    assert (trained.returncode, trained.stderr) == (0, '')
-    accuracy = float(trained.stdout.split('test accuracy ')[1].split('%')[0])
+def test_edited_table_is_all_there_is_to_edit(called, edited, small, tmp_path, name):
+    mnist = edited(TABLES[name])
+    trained = called(mnist.train.main, '--epochs', 3, '--batch-size', 30, '--data', small)
+    assert (trained.status, trained.err) == (0, '')
+    accuracy = float(trained.out.split('test accuracy ')[1].split('%')[0])
     assert accuracy > 50
-    explained = run('lrp.py', '--index', 'all', '--data', small, '--rule', 'deep-taylor', 'zplus',
-                    'epsilon', '--save-relevance')
-    assert (explained.returncode, explained.stderr) == (0, '')
-    lines = explained.stdout.splitlines()[1:]  # after what was written
+    explained = called(mnist.lrp.main, '--index', 'all', '--data', small, '--rule', 'deep-taylor',
+                       'zplus', 'epsilon', '--save-relevance')
+    assert (explained.status, explained.err) == (0, '')
+    lines = explained.out.splitlines()[1:]  # after what was written
     layers = re.findall(r"Layer\('(\w+)'", TABLES[name])
     assert lines[2].split() == ['pixels', *layers]
     losses = {line.split()[0]: list(map(float, line.split()[1:])) for line in lines[3:]}
@@ -77,8 +70,8 @@ def test_edited_table_is_all_there_is_to_edit(edited, small, tmp_path, name):
 
 
 @pytest.mark.parametrize('name', WRONG)
-def test_table_that_cannot_be_is_named(edited, small, name):
+def test_table_that_cannot_be_is_named(called, edited, small, name):
     table, words = WRONG[name]
-    end = edited(table)('train.py', '--data', small)
-    assert end.returncode == 2 and len(end.stderr.splitlines()) == 1, end.stderr
-    assert all(word in end.stderr for word in ['LAYERS', *words]), end.stderr
+    end = called(edited(table).train.main, '--data', small)
+    assert end.status == 2 and len(end.err.splitlines()) == 1, end.err
+    assert all(word in end.err for word in ['LAYERS', *words]), end.err

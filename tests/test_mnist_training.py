@@ -2,9 +2,10 @@
 import shutil
 import signal
 import subprocess
+import sys
 import time
 
-from conftest import TRAINING, command, fail, other_network, scripts, succeed, truncate
+from conftest import ROOT, TRAINING, other_network, scripts, truncate
 import numpy as np
 import pytest
 
@@ -50,29 +51,32 @@ def test_training_writes_summaries(logdir):
     assert 1.9e-3 < max(points['learning_rate'].values()) <= 2e-3
 
 
-def test_finished_training_says_so(logdir, small, tmp_path):
+def test_finished_training_says_so(printed, logdir, small):
     before = checkpoint(logdir)
     options = [*TRAINING, '--data', small, '--logdir', logdir]
-    printed = succeed('mnist/train.py', *options, cwd=tmp_path)
-    assert 'training is finished' in printed and 'Epoch' not in printed
+    lines = printed('mnist/train.py', *options)
+    assert 'training is finished' in lines and 'Epoch' not in lines
     assert_same(checkpoint(logdir), before)
 
 
-def test_killed_training_goes_on(logdir, small, tmp_path):
+def test_killed_training_goes_on(printed, monkeypatch, tiny, tmp_path):
     """And ends with the weights, the optimiser's state and the best weights of one that ran
     through."""
-    options = [*TRAINING, '--data', small, '--logdir', tmp_path / 'logs']
-    process = subprocess.Popen(command('mnist/train.py', *options), cwd=tmp_path,
-                               stdout=subprocess.DEVNULL)
+    monkeypatch.setattr(scripts('mnist').train, 'SAVE_EVERY', 10)
+    options = ['--epochs', '2', '--batch-size', '20', '--data', tiny, '--logdir']
+    printed('mnist/train.py', *options, tmp_path / 'whole')
+    program = 'import sys, train; train.SAVE_EVERY = 10; train.main(sys.argv[1:])'
+    process = subprocess.Popen([sys.executable, '-c', program, *options, tmp_path / 'logs'],
+                               cwd=ROOT / 'mnist', stdout=subprocess.DEVNULL)
     saved, deadline = tmp_path / 'logs' / 'checkpoint', time.monotonic() + 120
     while not saved.exists() and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.02)
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
-    assert checkpoint(saved.parent)['global_step'] == 100
-    assert 'going on after step 100 of 210' in succeed('mnist/train.py', *options, cwd=tmp_path)
-    assert_same(checkpoint(saved.parent), checkpoint(logdir))
-    assert_same(checkpoint(saved.parent, 'best_checkpoint'), checkpoint(logdir, 'best_checkpoint'))
+    assert checkpoint(saved.parent)['global_step'] == 10
+    assert 'going on after step 10 of 26' in printed('mnist/train.py', *options, saved.parent)
+    for name in 'checkpoint', 'best_checkpoint':
+        assert_same(checkpoint(saved.parent, name), checkpoint(tmp_path / 'whole', name))
 
 
 def test_seed_decides_the_weights(tiny, tmp_path):
@@ -103,12 +107,11 @@ def test_weights_of_the_best_validation_are_kept(digits, tmp_path):
     assert checkpoint(tmp_path)['global_step'] == 1
 
 
-def test_logdir_can_be_moved(tiny, tmp_path):
+def test_logdir_can_be_moved(printed, tiny, tmp_path):
     options = ['--epochs', '1', '--data', str(tiny), '--logdir']
     scripts('mnist').train.main([*options, str(tmp_path / 'logs')])
     (tmp_path / 'logs').rename(tmp_path / 'moved')
-    printed = succeed('mnist/train.py', *options, tmp_path / 'moved', cwd=tmp_path)
-    assert 'training is finished' in printed
+    assert 'training is finished' in printed('mnist/train.py', *options, tmp_path / 'moved')
     scripts('mnist').explainer.Explainer(['zplus'], tmp_path / 'moved')
 
 
@@ -205,7 +208,7 @@ def test_logdir_that_cannot_be_written_is_refused(refused, tiny, tmp_path):
 
 def test_missing_data_is_named(refused, logdir, tmp_path):
     options, expected = ['--data', tmp_path / 'none.npz'], f'no data file {tmp_path / "none.npz"}'
-    assert expected in fail('mnist/train.py', *options, '--logdir', tmp_path / 'logs', cwd=tmp_path)
+    assert expected in refused('mnist/train.py', *options, '--logdir', tmp_path / 'logs')
     assert expected in refused('mnist/lrp.py', *options, '--logdir', logdir, '--results', tmp_path)
 
 

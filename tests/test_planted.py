@@ -63,7 +63,7 @@ def test_removal_tells_what_a_network_uses():
     assert whole == without == 1 and other < 0.4
 
 
-def test_from_training_to_tables(tiny, tmp_path):
+def test_from_training_to_tables(called, tiny, tmp_path):
     """The network is learned, verified by removal, explained; vgg/planted.py explains the same
     network, as Keras saved it, likewise."""
     printed = succeed('mnist/planted.py', '--data', tiny, '--epochs', 1, '--digits', 20,
@@ -73,9 +73,9 @@ def test_from_training_to_tables(tiny, tmp_path):
     rows = {line[:20].strip(): line[20:] for line in first.splitlines()[2:7]}
     assert set(rows) == {'deep-taylor', 'zplus', 'epsilon', 'gradient x input',
                          'gradient magnitude'}
-    again = succeed('vgg/planted.py', tmp_path / 'r/planted.npz', '--weights',
-                    tmp_path / 'r/planted.keras', '--rule', 'zplus', 'epsilon', '--results',
-                    tmp_path / 'v', cwd=tmp_path)
+    again = called(scripts('vgg').planted.main, tmp_path / 'r/planted.npz', '--weights',
+                   tmp_path / 'r/planted.keras', '--rule', 'zplus', 'epsilon', '--results',
+                   tmp_path / 'v').out
     assert 'outputs match Keras' in again
     found = {line.split()[0]: line.split()[1] for line in again.splitlines() if line[-1:] == ']'}
     for rule in 'zplus', 'epsilon':

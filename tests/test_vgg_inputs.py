@@ -210,11 +210,10 @@ def test_script_explains_and_names_what_it_cannot(tmp_path):
 @pytest.mark.parametrize('arguments, word',
                          [(['--target', 'unicorn'], 'unicorn'), (['--rule', 'unicorn'], 'unicorn'),
                                              (['--target', 'grand pian'], 'grand piano')])
-def test_script_with_wrong_usage(tmp_path, arguments, word):
-    end = script(photograph(tmp_path / 'a.png'), *arguments, cwd=tmp_path)
-    # that which says what network it is
-    assert end.returncode == 2 and len(end.stdout.splitlines()) <= 1
-    assert len(end.stderr.splitlines()) == 1 and word in end.stderr
+def test_bundled_network_with_wrong_usage(capsys, tmp_path, arguments, word):
+    end = run(scripts('vgg').lrp.main, capsys, photograph(tmp_path / 'a.png'), *arguments,
+              '--weights', 'caltech101', '--results', tmp_path)
+    assert (end.status, end.out, len(end.err)) == (2, [], 1) and word in end.err[0]
 
 
 def test_help(capsys):

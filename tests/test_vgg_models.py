@@ -139,7 +139,7 @@ def assert_epsilon_is_gradient_times_input(model, explainer):
     assert np.abs(found - expected).max() < 3e-3 * np.abs(expected).max()
 
 
-@pytest.mark.parametrize('name', keras_models.MODELS)
+@pytest.mark.parametrize('name', list(keras_models.MODELS)[::3])
 def test_rules_that_conserve_do(opened, name):
     """deep-taylor and wsquare, to the pixels, in a network without units that their bias alone
     lifts."""
@@ -185,7 +185,7 @@ def test_all_that_is_written(tmp_path, capsys, name):
             assert r.shape == (1, *size) and np.isfinite(r).all() and r.any()
 
 
-@pytest.mark.parametrize('name', WHOLE)
+@pytest.mark.parametrize('name', WHOLE[:3])
 def test_evaluation_scripts(tmp_path, capsys, name):
     """Regions and random layers follow the model: its size, its layers, two logits -z and z that
     stay so."""
@@ -261,8 +261,7 @@ def test_what_biases_take_is_said(tmp_path, capsys):
     assert line.endswith('biases took over nine tenths of the relevance: epsilon'), line
 
 
-@pytest.mark.parametrize('family, activated', [('MobileNetV2', 'relu'), ('ResNet50V2', 'relu'),
-                                               ('EfficientNetB0', 'swish')])
+@pytest.mark.parametrize('family, activated', [('ResNet50V2', 'relu'), ('EfficientNetB0', 'swish')])
 def test_networks_of_keras_applications(family, activated):
     """Branches, depthwise convolutions, gates, with random statistics: outputs are Keras's, and
     epsilon is gradient x input where all activations are ReLU."""
