@@ -1,12 +1,10 @@
 """Files of weights alone, for VGG16 or VGG19: .npz as bundled, and Keras's .h5 and .weights.h5.
 
-They do not say what network they belong to, so they are taken for the one that fits. A layer's
-weights are read when asked for, one layer at a time.
+They do not say what network they belong to, so they are taken for the one that fits.
 """
-import contextlib
 from functools import partial
 import re
-from typing import Callable, NamedTuple
+from typing import NamedTuple
 import zipfile
 
 import h5py
@@ -23,45 +21,44 @@ class Entry(NamedTuple):
     """A layer in a file of weights."""
 
     name: str
-    shape: tuple  # of its kernel
-    read: Callable  # returns kernel and bias, float32
+    kernel: np.ndarray  # float32
+    bias: np.ndarray
 
 
 def read_weights(path, model=None):
     """The network in a file of weights alone.
 
     model: 'vgg16' or 'vgg19', or None for the one that fits. Returns its name, its layer table,
-    {layer name: function that reads w and b} and the class names or None. Raises Refused if the
+    {layer name: function that returns w and b} and the class names or None. Raises Refused if the
     file cannot be read, or naming the first layer that does not fit.
     """
-    with reading(path):
-        entries, classes = npz_entries(path) if zipfile.is_zipfile(path) else h5_entries(path)
     try:
+        entries, classes = entries_in(path)
         entries = arranged(entries)
         model, layers = matched(model, entries)
     except Refused as error:
         raise Refused(f'{path}: {error}') from None
     weighted = [layer.name for layer in layers if layer.kind in ('conv', 'dense')]
-    return model, layers, {name: entry.read for name, entry in zip(weighted, entries)}, classes
+    read = {name: partial(tuple, entry[1:]) for name, entry in zip(weighted, entries)}
+    return model, layers, read, classes
 
 
-@contextlib.contextmanager
-def reading(path):
-    """Says in one line what a library finds wrong with a file of weights."""
+def entries_in(path):
+    """The layers in a file, as they are stored, and the class names or None."""
     try:
-        yield
-    except Refused as error:
-        raise Refused(f'{path}: {error}') from None
+        return npz_entries(path) if zipfile.is_zipfile(path) else h5_entries(path)
+    except Refused:
+        raise
     except Exception as error:  # NumPy and h5py raise of all kinds
         reason = ' '.join(str(error).split())
-        raise Refused(f'{path}: cannot be read as weights ({reason})') from None
+        raise Refused(f'cannot be read as weights ({reason})') from None
 
 
 def arranged(entries):
     """Convolutions, then dense layers, in the order of VGG's names, or else as they are stored."""
     result = []
     for rank in 4, 2:
-        part = [entry for entry in entries if len(entry.shape) == rank]
+        part = [entry for entry in entries if entry.kernel.ndim == rank]
         if all(VGG_NAME.fullmatch(entry.name) for entry in part):
             part.sort(key=lambda entry: (entry.name == 'predictions', natural(entry.name)))
         elif not in_order([entry.name for entry in part]):
@@ -84,17 +81,22 @@ def natural(name):
 
 def matched(model, entries):
     """'vgg16' or 'vgg19', whichever fits, and its layer table with these dense layers."""
-    convolutions = sum(len(entry.shape) == 4 for entry in entries)
+    convolutions = sum(entry.kernel.ndim == 4 for entry in entries)
     model = model or ('vgg19' if convolutions > sum(DEPTHS['vgg16']) else 'vgg16')
-    layers = layer_table(model, [entry.shape[-1] for entry in entries if len(entry.shape) == 2])
+    head = [entry.kernel.shape[-1] for entry in entries if entry.kernel.ndim == 2]
+    layers = layer_table(model, head)
     expected = [layer for layer in layers if layer.kind in ('conv', 'dense')]
     for layer, entry in zip(expected, entries):
         named_otherwise = VGG_NAME.fullmatch(entry.name) and entry.name != layer.name
         if named_otherwise and layer.kind == 'conv':
             raise Refused(f'layer {entry.name} stands where {model} has {layer.name}')
-        if tuple(entry.shape) != layer.size:
-            raise Refused(f'layer {entry.name} has shape {list(entry.shape)}, but {layer.name} of '
-                          f'{model} has {list(layer.size)}; if it is no {model}, {SAVE_WHOLE}')
+        if entry.kernel.shape != layer.size:
+            raise Refused(f'layer {entry.name} has shape {list(entry.kernel.shape)}, but '
+                          f'{layer.name} of {model} has {list(layer.size)}; if it is no {model}, '
+                          f'{SAVE_WHOLE}')
+        if entry.bias.shape != layer.size[-1:]:
+            raise Refused(f'the bias of {entry.name} has shape {list(entry.bias.shape)}, but its '
+                          f'kernel {list(layer.size)}')
     if len(entries) < len(expected):
         raise Refused(f'there are no weights for {expected[len(entries)].name} of {model}')
     if expected[-1].kind != 'dense':
@@ -104,43 +106,24 @@ def matched(model, entries):
 
 def npz_entries(path):
     """Arrays named <layer>/kernel and <layer>/bias; class names, if any, named classes."""
-    entries = []
     with np.load(path, allow_pickle=False) as file:
-        for key in file.files:
-            if key.endswith('/kernel'):
-                name = key.removesuffix('/kernel')
-                entries.append(Entry(name, file[key].shape, partial(read_npz, path, name)))
+        names = [key.removesuffix('/kernel') for key in file.files if key.endswith('/kernel')]
+        entries = [entry_of(name, file[f'{name}/kernel'], file[f'{name}/bias']) for name in names]
         return entries, [str(name) for name in file['classes']] if 'classes' in file else None
-
-
-def read_npz(path, name):
-    with reading(path), np.load(path, allow_pickle=False) as file:
-        return pair(name, file[f'{name}/kernel'], file[f'{name}/bias'])
 
 
 def h5_entries(path):
     """The kernels in an .h5 file of Keras 2 (as the published weights are) or Keras 3."""
     with h5py.File(path, 'r') as file:
         names = keras2_arrays(file) if 'layer_names' in file.attrs else keras3_arrays(file)
-        entries = []
-        for layer, kernel, bias in names:
-            entries.append(Entry(layer, file[kernel].shape, partial(read_h5, path, kernel, bias)))
-        return entries, None
+        return [entry_of(layer, file[kernel], bias and file[bias])
+                for layer, kernel, bias in names], None
 
 
-def read_h5(path, kernel, bias):
-    with reading(path), h5py.File(path, 'r') as file:
-        return pair(kernel, file[kernel], None if bias is None else file[bias])
-
-
-def pair(name, kernel, bias):
-    """Kernel and bias as float32, the bias zero where the layer has none."""
-    kernel = np.asarray(kernel, np.float32)
-    bias = np.zeros(kernel.shape[-1:]) if bias is None else np.asarray(bias)
-    if bias.shape != kernel.shape[-1:]:
-        raise Refused(f'the bias of {name} has shape {list(bias.shape)}, but its kernel '
-                      f'{list(kernel.shape)}')
-    return kernel, bias.astype(np.float32)
+def entry_of(name, kernel, bias):
+    """An Entry, with zeros for the bias where the layer has none (None)."""
+    bias = np.zeros(kernel.shape[-1:]) if bias is None else bias
+    return Entry(name, np.asarray(kernel, np.float32), np.asarray(bias, np.float32))
 
 
 def keras2_arrays(file):
