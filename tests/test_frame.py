@@ -113,8 +113,9 @@ def test_many_pictures_and_names_that_look_like_formulas(tmp_path):
     """The first eight are drawn."""
     found = frame.Frames(np.zeros(300, int), np.ones((300, 3)), np.zeros((8, 2, 8, 8)),
                          {'zplus': np.ones((300, 2))})
-    figure = frame.draw([np.zeros((8, 8, 3), np.uint8)] * 8, [1.0] * 8, found, [r'$\foo$'],
-                        'zplus', 1, np.arange(8, 300))
+    picture = scripts('vgg').pictures.Picture(Image.new('RGB', (8, 8)),
+                                              np.zeros((8, 8, 3), np.uint8))
+    figure = frame.draw([picture] * 8, found, [r'$\foo$'], 'zplus', 1, np.arange(8, 300))
     figure.savefig(tmp_path / 'f.png')
     with Image.open(tmp_path / 'f.png') as picture:
         assert picture.size[1] < 3000

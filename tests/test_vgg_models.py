@@ -139,7 +139,7 @@ def assert_epsilon_is_gradient_times_input(model, explainer):
     assert np.abs(found - expected).max() < 3e-3 * np.abs(expected).max()
 
 
-@pytest.mark.parametrize('name', list(keras_models.MODELS)[::3])
+@pytest.mark.parametrize('name', list(keras_models.MODELS)[::3])  # each takes half a second
 def test_rules_that_conserve_do(opened, name):
     """deep-taylor and wsquare, to the pixels, in a network without units that their bias alone
     lifts."""

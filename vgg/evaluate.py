@@ -13,7 +13,7 @@ def open_evaluation(args, name, others=(), **options):
     """What a script that writes <name>.png and <name>.txt begins with.
 
     others: paths that are inputs, too; options: as open_explainer takes them. Returns the
-    explainer, what the network sees of each picture, and a line for each that cannot be read.
+    explainer, the Pictures, and a line for each that cannot be read.
     """
     make_folder(args.results)
     paths, failed = find(args.image)
@@ -22,19 +22,19 @@ def open_evaluation(args, name, others=(), **options):
     explainer = open_explainer(args.weights, args.rule, args.model, args.preprocessing,
                                args.precision, pictures=paths, **options)
     args.batch_size = args.batch_size or explainer.batch_size
-    images, unread = read_pictures(paths, explainer.network.size)
-    return explainer, images, failed + unread
+    pictures, unread = read_pictures(paths, explainer.network.size)
+    return explainer, pictures, failed + unread
 
 
 def read_pictures(paths, size):
-    """What a network of this size sees of each picture, and a line for each that cannot be read."""
-    images, failed = [], []
+    """The Pictures for a network of this size, and a line for each that cannot be read."""
+    pictures, failed = [], []
     for path in paths:
         try:
-            images.append(open_picture(path, size).seen)
+            pictures.append(open_picture(path, size))
         except Refused as error:
             failed.append(str(error))
-    return images, failed
+    return pictures, failed
 
 
 def batches(items, size):

@@ -153,7 +153,8 @@ def table(results):
 
 def evaluate(args):
     """Measures and reports. Returns a line for each picture that could not be read."""
-    explainer, images, failed = open_evaluation(args, 'flipping', gradient=True)
+    explainer, pictures, failed = open_evaluation(args, 'flipping', gradient=True)
+    images = [picture.seen for picture in pictures]
     if min(explainer.network.size[:2]) < GRID:
         raise Refused(f'pictures of {explainer.network.size[:2]} pixels have no {GRID}x{GRID} '
                       'regions')

@@ -36,7 +36,7 @@ from common import Parser, Refused, count, once, progress_bar, write_report
 from draw import colour
 from evaluate import batches, edge_strength, open_evaluation, read_pictures, share_within
 from figures import add_key
-from pictures import find, open_picture, resized
+from pictures import find, resized
 from run import add_network_options
 
 RULES = ['epsilon-gamma-box', 'deep-taylor']
@@ -176,11 +176,10 @@ def table(names, found, classes, others, gains):
     return '\n'.join(lines)
 
 
-def draw(images, ratios, found, classes, rule, margin, others):
-    """Each picture and its heatmap before and after the cut, above what all pictures lose.
-
-    ratios: height by width of the pictures as they are.
-    """
+def draw(pictures, found, classes, rule, margin, others):
+    """Each picture and its heatmap before and after the cut, above what all pictures lose."""
+    ratios = [each.photograph.height / each.photograph.width for each in pictures]
+    images = [picture.seen for picture in pictures]
     n, above = len(images), sum(2.1 * ratio + 0.7 for ratio in ratios) + 0.6
     heights = [above, 3.0] if len(others) else [above]
     figure = Figure(figsize=(8.6, sum(heights)), dpi=110, layout='constrained')
@@ -218,34 +217,26 @@ def draw(images, ratios, found, classes, rule, margin, others):
     return figure
 
 
-def ratio_of(path, size):
-    """{what the network sees: height by width} of a picture, or nothing if it cannot be read."""
-    try:
-        picture = open_picture(path, size)
-    except Refused:
-        return {}
-    return {picture.seen.tobytes(): picture.photograph.height / picture.photograph.width}
-
-
-def different(images):
-    """The images without copies, which would be no evidence of their own."""
-    return list({image.tobytes(): image for image in images}.values())
+def different(pictures):
+    """The pictures without copies, which would be no evidence of their own."""
+    return list({picture.seen.tobytes(): picture for picture in pictures}.values())
 
 
 def evaluate(args):
     """Measures and reports. Returns a line for each picture that could not be read."""
     paths, missing = find(args.others) if args.others else ([], [])
-    explainer, images, failed = open_evaluation(args, 'frame', paths)
+    explainer, pictures, failed = open_evaluation(args, 'frame', paths)
     size = explainer.network.size
     if 2 * args.margin >= min(size[:2]):
         raise Refused(f'--margin {args.margin}: pictures of {size[:2]} pixels have nothing inside '
                       'such a frame')
-    if not images:
+    if not pictures:
         return failed + missing
     beside, unread = read_pictures(paths, size)
-    images = different(images)
-    beside = different(images + beside)[len(images):]
-    found = explained(explainer, args.rule, images + beside, args.margin, args.batch_size)
+    pictures = different(pictures)
+    every = [picture.seen for picture in different(pictures + beside)]
+    images, beside = every[:len(pictures)], every[len(pictures):]
+    found = explained(explainer, args.rule, every, args.margin, args.batch_size)
     classes, others = class_names(explainer.network), np.arange(len(images), len(images + beside))
     gains = {}
     targets = found.targets[:len(images)].tolist()
@@ -259,12 +250,7 @@ def evaluate(args):
     title = (f'{len(images)} pictures, {len(beside)} others; the frame: the outermost '
              f'{args.margin} pixels, {area:.0%} of the area. Columns of rules: the share of the '
              'positive relevance there')
-    ratios = {}
-    for path in find(args.image)[0]:
-        ratios |= ratio_of(path, size)
-    shown = images[:DRAWN]
-    figure = draw(shown, [ratios[image.tobytes()] for image in shown], found, classes,
-                  args.rule[0], args.margin, others)
+    figure = draw(pictures[:DRAWN], found, classes, args.rule[0], args.margin, others)
     write_report(args.results, 'frame', figure, title, table(names, found, classes, others, gains))
     return failed + missing + unread
 

@@ -98,7 +98,8 @@ def evaluate(args):
     make_folder(args.results)
     paths, failed = find(args.image)
     check_spared([args.results / f'gamma.{ending}' for ending in ('png', 'txt')], paths)
-    images, unread = read_pictures(paths, (SIZE, SIZE, 3))
+    pictures, unread = read_pictures(paths, (SIZE, SIZE, 3))
+    images = [picture.seen for picture in pictures]
     if not images:
         return failed + unread
     rules = composites(args.gamma)

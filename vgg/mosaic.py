@@ -194,7 +194,8 @@ def draw(shares, logits, owners, example, names, maps):
 def evaluate(args):
     """Measures and reports. Returns a line for each picture that could not be read."""
     begin = time.time()
-    explainer, images, failed = open_evaluation(args, 'mosaic', walks=4, gradient=True)
+    explainer, pictures, failed = open_evaluation(args, 'mosaic', walks=4, gradient=True)
+    images = [picture.seen for picture in pictures]
     if not images:
         return failed
     classes = seen_alone(explainer, images, args.batch_size)

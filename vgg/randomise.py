@@ -168,7 +168,8 @@ def cell(values):
 
 def evaluate(args):
     """Measures and reports. Returns a line for each picture that could not be read."""
-    explainer, images, failed = open_evaluation(args, 'randomise')
+    explainer, pictures, failed = open_evaluation(args, 'randomise')
+    images = [picture.seen for picture in pictures]
     if images:
         found, shown = cascade(explainer, args.rule, images, args.batch_size, args.mode,
                                args.draws, args.seed)
