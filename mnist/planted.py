@@ -113,7 +113,7 @@ def shares(r, within):
     """Of relevance r [n, 28, 28]: the share of what is positive, and of the 25 largest pixels, that
     lies within the mark: two arrays [n]."""
     r, within = r.reshape(len(r), -1), within.reshape(len(r), -1)
-    positive = np.maximum(np.float64(r), 0)
+    positive = np.maximum(np.asarray(r, np.float64), 0)
     largest = np.argsort(-r, 1, kind='stable')[:, :MARK * MARK]
     return ((positive * within).sum(1) / np.maximum(positive.sum(1), 1e-30),
             np.take_along_axis(within, largest, 1).mean(1))

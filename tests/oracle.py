@@ -95,7 +95,7 @@ def real_inputs(layer, shape, w, y, x):
 def received(layer, a, w, shape, given, bias=0.0):
     """z_j = sum_i given(i, w_ij) + bias_j, of this shape."""
     z = np.zeros(shape) + bias
-    for j, i, weight in connections(layer, a.shape, np.float64(w)):
+    for j, i, weight in connections(layer, a.shape, np.asarray(w, np.float64)):
         z[j] += given(i, weight)
     return z
 
@@ -103,7 +103,7 @@ def received(layer, a, w, shape, given, bias=0.0):
 def share_out(layer, a, w, r, given, z):
     """R_i = sum_j given(i, w_ij) / z_j R_j."""
     result = np.zeros(a.shape)
-    for j, i, weight in connections(layer, a.shape, np.float64(w)):
+    for j, i, weight in connections(layer, a.shape, np.asarray(w, np.float64)):
         if z[j] != 0:
             result[i] += given(i, weight) / z[j] * r[j]
     return result
@@ -129,7 +129,7 @@ def root_mean_square(z):
 
 def zplus(layer, a, w, b, r):
     """z_ij = a+ w+ + a- w-, no bias. Montavon et al. 2017, Sec. 4.2, where a >= 0: a w+."""
-    a = np.float64(a)
+    a = np.asarray(a, np.float64)
 
     def given(i, weight):
         return positive(a[i]) * positive(weight) + negative(a[i]) * negative(weight)
@@ -141,7 +141,8 @@ def zbeta(layer, a, w, b, r, low, high):
 
     low <= a <= high: numbers, or one per channel.
     """
-    a, low, high = np.float64(a), np.broadcast_to(low, a.shape), np.broadcast_to(high, a.shape)
+    a = np.asarray(a, np.float64)
+    low, high = np.broadcast_to(low, a.shape), np.broadcast_to(high, a.shape)
 
     def given(i, weight):
         return a[i] * weight - low[i] * positive(weight) - high[i] * negative(weight)
@@ -164,7 +165,7 @@ def flat(layer, a, w, b, r):
 
 def epsilon(layer, a, w, b, r, eps=1e-6):
     """z_ij = a w, with bias; z_j + eps * sign(z_j) divides. Bach et al. 2015, Eq. 58."""
-    a = np.float64(a)
+    a = np.asarray(a, np.float64)
 
     def given(i, weight):
         return a[i] * weight
@@ -177,7 +178,7 @@ def gamma(layer, a, w, b, r, gamma=0.25, eps=1e-9):
 
     Montavon et al. 2019, Sec. 10.2.1.
     """
-    a, b = np.float64(a), np.float64(b)
+    a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
 
     def given(i, weight):
         return a[i] * (weight + gamma * positive(weight))
@@ -191,7 +192,7 @@ def gamma_signed(layer, a, w, b, r, gamma=0.25, eps=1e-9):
 
     Andeol et al. 2021, which for a >= 0 and z >= 0 is the gamma rule.
     """
-    a, w, b = np.float64(a), np.float64(w), np.float64(b)
+    a, w, b = np.asarray(a, np.float64), np.asarray(w, np.float64), np.asarray(b, np.float64)
 
     def given(i, weight):
         return a[i] * weight
@@ -211,7 +212,7 @@ def alpha_beta(layer, a, w, b, r, alpha, beta):
     Excitation: z_ij = a+ w+ + a- w-, bias b+. Inhibition: z_ij = a+ w- + a- w+, bias b-.
     Bach et al. 2015, Eq. 60.
     """
-    a, b = np.float64(a), np.float64(b)
+    a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
 
     def excites(i, weight):
         return positive(a[i]) * positive(weight) + negative(a[i]) * negative(weight)
@@ -231,7 +232,7 @@ def rms(layer, a, w, b, r, share=0.25):
     Montavon et al. 2019, Sec. 10.2.1: the epsilon rule with an epsilon that follows the
     activations.
     """
-    a = np.float64(a)
+    a = np.asarray(a, np.float64)
 
     def given(i, weight):
         return a[i] * weight
@@ -262,7 +263,7 @@ def average_pool(a, r, gamma=0.0, share=0.0):
     gamma: that of the gamma rule, all weights being 1/4; share: that of the rms rule. Montavon et
     al. 2019.
     """
-    given = (1 + gamma) * np.float64(a) / 4
+    given = (1 + gamma) * np.asarray(a, np.float64) / 4
     z, result = np.zeros(r.shape), np.zeros(a.shape)
     for j, window in windows(a.shape):
         z[j] = sum(given[i] for i in window)

@@ -79,7 +79,7 @@ def numbers(place, odd, signed):
         single = np.where(np.arange(a.size).reshape(a.shape) == a.size // 2, 0.7, 0)
         a = np.concatenate([a, 0 * a, single, 1e4 * a, 1e-4 * a])
         r = np.concatenate([r, r, r, 1e4 * r, 1e-4 * r])
-    return [np.float32(x) for x in (a, w, b, r)]
+    return [np.asarray(x, np.float32) for x in (a, w, b, r)]
 
 
 def run(build, dtype='float32'):

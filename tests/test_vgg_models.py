@@ -62,7 +62,7 @@ def outputs(model, explainer, images):
 
 def as_classes(found):
     """Keras's outputs, one sigmoid as two classes."""
-    found = np.float64(found)
+    found = np.asarray(found, np.float64)
     return np.concatenate([1 - found, found], -1) if found.shape[-1] == 1 else found
 
 

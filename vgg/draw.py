@@ -28,7 +28,8 @@ def colour(r, size, cmap='seismic'):
 def strength(r, size):
     """Relevance r [h, w] at another size (width, height), divided by the percentile of |r|."""
     scale = np.percentile(np.abs(r), PERCENTILE) or np.abs(r).max() or 1.0
-    image = Image.fromarray(np.float32(r / scale)).resize(size, Image.Resampling.BICUBIC)
+    image = Image.fromarray(np.asarray(r / scale, np.float32))
+    image = image.resize(size, Image.Resampling.BICUBIC)
     return np.clip(np.asarray(image), -1, 1)
 
 

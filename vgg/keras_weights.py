@@ -53,10 +53,10 @@ def mirrored(read):
 
 def normalisation(layer):
     """The scale [1, channels] and the shift [channels] of a batch normalisation."""
-    scale = 1 / np.sqrt(np.float64(layer.moving_variance) + layer.epsilon)
-    scale = scale * np.float64(layer.gamma) if layer.scale else scale
-    shift = -np.float64(layer.moving_mean) * scale
-    return scale[None], shift + np.float64(layer.beta) if layer.center else shift
+    scale = 1 / np.sqrt(np.asarray(layer.moving_variance, np.float64) + layer.epsilon)
+    scale = scale * np.asarray(layer.gamma, np.float64) if layer.scale else scale
+    shift = -np.asarray(layer.moving_mean, np.float64) * scale
+    return scale[None], shift + np.asarray(layer.beta, np.float64) if layer.center else shift
 
 
 def rescaling(step, channels):

@@ -72,11 +72,11 @@ class Network(NamedTuple):
     def probabilities(self, logits):
         """Softmax of logits [..., classes], or each class's own sigmoid; a value as it is."""
         if self.end == 'value':
-            return np.float64(logits)
+            return np.asarray(logits, np.float64)
         with np.errstate(invalid='ignore', over='ignore'):  # run.py refuses what is not finite
             if self.end == 'sigmoid':
-                return 1 / (1 + np.exp(-np.float64(logits)))
-            shifted = np.exp(np.float64(logits) - np.max(logits, -1, keepdims=True))
+                return 1 / (1 + np.exp(-np.asarray(logits, np.float64)))
+            shifted = np.exp(np.asarray(logits, np.float64) - np.max(logits, -1, keepdims=True))
             return shifted / shifted.sum(-1, keepdims=True)
 
 

@@ -188,7 +188,7 @@ def grey_to_8_bits(values, tags):
         white, note = high, f'from {low:g}, taken for black, to {high:g}, taken for white'
     grey = np.empty(values.shape, np.uint8)
     for row in range(0, len(values), 256):  # in parts, for floats take 8 times the memory
-        part = np.clip(np.float64(values[row:row + 256]), black, white)
+        part = np.clip(np.asarray(values[row:row + 256], np.float64), black, white)
         grey[row:row + 256] = 255 * (part - black) / ((white - black) or 1)
     return 255 - grey if tags.get(WHITE_IS_ZERO) == 0 else grey, note
 

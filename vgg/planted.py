@@ -52,7 +52,7 @@ def shares(r, within):
     """Of relevance r [n, h, w]: the share of what is positive, and of as many of the largest pixels
     as the mark has, that lies within the mark: [2, n]."""
     r, within = r.reshape(len(r), -1), within.reshape(len(r), -1)
-    positive = np.maximum(np.float64(r), 0)
+    positive = np.maximum(np.asarray(r, np.float64), 0)
     largest = np.argsort(-r, 1, kind='stable')[:, :within[0].sum()]
     return np.stack([(positive * within).sum(1) / np.maximum(positive.sum(1), 1e-30),
                      np.take_along_axis(within, largest, 1).mean(1)])
