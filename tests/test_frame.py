@@ -102,8 +102,8 @@ def test_copies_are_no_evidence(reader, capsys, tmp_path):
     lose."""
     framed, plain, grey = (tmp_path / f'{name}.png' for name in ('framed', 'plain', 'grey'))
     tables = []
-    for others in ([plain, grey], [plain, grey, framed, plain, grey]):
-        end = run(frame.main, capsys, framed, *reader, '--others', *others)
+    for own, others in ([framed], [plain, grey]), ([framed, framed], [plain, framed, grey, plain]):
+        end = run(frame.main, capsys, *own, *reader, '--others', *others)
         tables.append([line for line in end.out if 'others' in line or 'rank' in line])
     assert tables[0] == tables[1]
     assert 'rank correlation over 3 pictures with a positive logit' in '\n'.join(tables[0])

@@ -318,3 +318,17 @@ def test_two_runs_are_equal_and_leave_nothing_else_behind(lrp, tmp_path):
     assert found[0] == found[2]
     for name in found[1]:
         assert_same(found[1][name], found[3][name], 0)
+
+
+def test_bfloat16_is_near_and_rounds_no_logit(vgg, weights):
+    """Its weights and activations have 8 bits; logits of 8 bits would often be equal."""
+    network = vgg.network.open_network(weights(), preprocessing='caffe')
+    images = np.random.default_rng(0).integers(0, 256, (2, 224, 224, 3), np.uint8)
+    exact, near = (vgg.explainer.Explainer(network, ['deep-taylor'], precision)(images)
+                   for precision in ('float32', 'bfloat16'))
+    difference = np.abs(near.logits - exact.logits).max()
+    assert 0 < difference < 0.05 * np.abs(exact.logits).max()
+    assert near.logits.dtype == np.float32
+    assert (near.logits.view(np.uint32) & 0xffff).any()  # bits that bfloat16 does not have
+    maps = [found.relevance['deep-taylor'].ravel() for found in (near, exact)]
+    assert np.corrcoef(*maps)[0, 1] > 0.99
