@@ -19,20 +19,16 @@ Writes the curves to results/flipping.png and the table to results/flipping.txt.
 """
 import itertools
 from pathlib import Path
-import sys
 
 from matplotlib.figure import Figure
 import numpy as np
 
-if __name__ == '__main__':  # PYTHONSAFEPATH keeps Python from looking beside the script
-    sys.path.insert(0, str(Path(__file__).resolve().parent))
-
-from chance import generator, indistinguishable, mean_and_interval
+from measures import generator, indistinguishable, mean_and_interval
 from common import (
     Parser, Refused, check_spared, count, make_folder, once, progress_bar, seed, write_report)
 import data
 from explainer import BATCH, Explainer
-from figures import curves
+from heatmaps import curves
 from rules import COMPOSITES
 
 HERE = Path(__file__).resolve().parent

@@ -14,18 +14,14 @@ Where the logit is negative, rules of one sign start from the evidence for the c
 import argparse
 import os
 from pathlib import Path
-import sys
 from typing import NamedTuple
 
 import numpy as np
 
-if __name__ == '__main__':  # PYTHONSAFEPATH keeps Python from looking beside the script
-    sys.path.insert(0, str(Path(__file__).resolve().parent))
-
 from common import Parser, Refused, check_spared, encoded, make_folder, once, seed, write
 import data
 from digit import digit
-from draw import recorded, sheet, write_sheet
+from heatmaps import recorded, sheet, write_sheet
 from explainer import BATCH, Explainer, explain_all
 from model import CLASSES
 from rules import COMPOSITES

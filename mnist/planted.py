@@ -22,20 +22,16 @@ test pictures to results/planted.npz. The training goes on where it was stopped.
 """
 import io
 from pathlib import Path
-import sys
 
 from matplotlib.figure import Figure
 import numpy as np
 
-if __name__ == '__main__':  # PYTHONSAFEPATH keeps Python from looking beside the script
-    sys.path.insert(0, str(Path(__file__).resolve().parent))
-
-from chance import generator, indistinguishable, interval, mean_and_interval, resampled
+from measures import generator, indistinguishable, interval, mean_and_interval, resampled
 from common import Parser, check_spared, count, keras, make_folder, once, seed, write, write_report
 import data
-from draw import colour
+from heatmaps import colour
 from explainer import Explainer, explain_all
-from figures import add_key
+from heatmaps import add_key
 from model import CLASSES, LAYERS, LINEAR, SIDE
 from rules import COMPOSITES
 import train

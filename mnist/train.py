@@ -9,12 +9,8 @@ checkpoint when it is started again, and gives the same weights as one that was 
 """
 from pathlib import Path
 import signal
-import sys
 
 import numpy as np
-
-if __name__ == '__main__':  # PYTHONSAFEPATH keeps Python from looking beside the script
-    sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from checkpoint import BEST, Damaged, best_checkpoint, check_logdir, checkpoints, restore
 from common import (

@@ -32,14 +32,17 @@ def imported(folder):
     folder stands first on the path while they are imported, and none stays known under its plain
     name afterwards.
     """
-    names = sorted(file.stem for file in folder.glob('*.py'))
+    files = [file.relative_to(folder) for file in sorted(folder.rglob('*.py'))]
+    names = ['.'.join(file.with_suffix('').parts) for file in files if file.stem != '__init__']
     sys.path.insert(0, str(folder))
     try:
-        return SimpleNamespace(**{name: importlib.import_module(name) for name in names})
+        return SimpleNamespace(**{name.split('.')[-1]: importlib.import_module(name)
+                                  for name in names})
     finally:
         sys.path.remove(str(folder))
-        for name in names:
-            sys.modules.pop(name, None)
+        for name in list(sys.modules):
+            if name in names or name in ('networks', 'evaluation'):
+                del sys.modules[name]
 
 
 # Scripts as processes

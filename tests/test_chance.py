@@ -3,7 +3,7 @@ from conftest import scripts
 import numpy as np
 import pytest
 
-chance = scripts('vgg').chance
+chance = scripts('vgg').measures
 
 
 def test_a_seed_and_names_fix_what_is_drawn():

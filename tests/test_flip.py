@@ -306,7 +306,7 @@ def test_randomising_leaves_the_network_as_it_was(small_vgg, tmp_path):
 
 
 def test_spearman_by_hand():
-    spearman = scripts('vgg').chance.spearman
+    spearman = scripts('vgg').measures.spearman
     x = np.array([[1.0, 5.0], [2.0, 9.0]])
     assert spearman(x, x ** 3) == pytest.approx(1) and spearman(x, -x) == pytest.approx(-1)
     # 1 - 6 * 4 / (5 * 24)

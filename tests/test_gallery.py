@@ -88,7 +88,7 @@ def test_folders_without_results(results, folder, word):
 def test_sheets_are_laid_out_as_the_page_cuts_them(results):
     """The page knows where vgg/lrp.py draws its panels."""
     page, pictures = Path(scripts('vgg').gallery.__file__).with_suffix('.html').read_text(encoding
-        ='utf-8'), scripts('vgg').draw
+        ='utf-8'), scripts('vgg').heatmaps
     assert f'GAP = 8, BAR = 44, HEIGHT = {pictures.HEIGHT}, COLUMNS = {pictures.COLUMNS}' in page
     with Image.open('results/b.jpg') as sheet:
         assert sheet.height == 2 * (44 + pictures.HEIGHT + 8) + 36 == pictures.sheet_height(2, 2)

@@ -155,7 +155,7 @@ def test_colours():
     heatmap = np.zeros([28, 28])
     heatmap[4, 5], heatmap[20, 21] = 1e-3, -0.5e-3
     heatmaps = {'a': heatmap, 'b': np.zeros([28, 28]), 'c': -1e6 * heatmap}
-    sheet = np.asarray(scripts('mnist').draw.sheet(np.eye(28), 'title', heatmaps), int)
+    sheet = np.asarray(scripts('mnist').heatmaps.sheet(np.eye(28), 'title', heatmaps), int)
     centres = sheet[TITLE:TITLE + PANEL][4::9]
     digit, a, b, c = (centres[:, left + 4:left + PANEL:9]
                       for left in range(GAP, sheet.shape[1], PANEL + GAP))

@@ -334,7 +334,7 @@ def test_composites_of_vgg16():
     pooling."""
     network = vgg.network
     table = network.with_pixels(vgg.model.layer_table('vgg16', [8, 6]),
-                                vgg.preparation.Preparation('caffe'), (224, 224, 3))
+                                vgg.preprocessing.Preparation('caffe'), (224, 224, 3))
     places = [each.place for each in table if each.kind in ('conv', 'dense')]
     assert places == ['pixels'] + ['lower'] * 6 + ['upper'] * 6 + ['dense'] * 2
     assert [each.place for each in table if each.kind == 'max'] == ['lower'] * 3 + ['upper'] * 2

@@ -79,11 +79,11 @@ def test_colours(vgg):
     own."""
     r = np.zeros((224, 224), np.float32)
     r[:, :60], r[:, 160:] = 3e-6, -3e-6
-    colours = np.asarray(vgg.draw.colour(r, (224, 224), 'seismic'))
+    colours = np.asarray(vgg.heatmaps.colour(r, (224, 224), 'seismic'))
     assert (colours[100, 110] == 255).all()
     assert colours[100, 20, 0] > 100 and colours[100, 20, 2] == 0
     assert colours[100, 200, 2] > 70 and colours[100, 200, 0] == 0
-    np.testing.assert_array_equal(colours, vgg.draw.colour(1e9 * r, (224, 224), 'seismic'))
+    np.testing.assert_array_equal(colours, vgg.heatmaps.colour(1e9 * r, (224, 224), 'seismic'))
 
 
 def test_top(lrp, tmp_path):

@@ -180,12 +180,12 @@ CONTENTS = {
 
 @pytest.mark.parametrize('kind', CONTENTS)
 def test_class_names(kind):
-    assert scripts('vgg').classes.names_in(CONTENTS[kind]) == NAMES
+    assert scripts('vgg').class_names.names_in(CONTENTS[kind]) == NAMES
 
 
 def test_names_with_numbers_of_their_own_are_kept():
     for names in (['7 up', '3 musketeers'], ['0', '1'], ['1 euro', '2 euro', '5 euro']):
-        assert scripts('vgg').classes.names_in('\n'.join(names).encode()) == names
+        assert scripts('vgg').class_names.names_in('\n'.join(names).encode()) == names
 
 
 def test_classes_that_are_not_named_or_not_there(lrp):

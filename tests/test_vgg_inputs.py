@@ -223,4 +223,4 @@ def test_help(capsys):
     words = ''.join(''.join(end.out).split())  # lines break within the names of rules, too
     assert all(option in words for option in OPTIONS)
     assert all(rule in words for rule in vgg.rules.COMPOSITES)
-    assert f'{vgg.draw.PERCENTILE}thpercentile' in words
+    assert f'{vgg.heatmaps.PERCENTILE}thpercentile' in words

@@ -121,7 +121,7 @@ def assert_epsilon_is_gradient_times_input(model, explainer):
     gradient = tape.gradient(chosen, x).numpy()
     at = network.prepare(np.float64(images))
     black, white = (network.prepare(np.full(images.shape, shade, np.float64)) for shade in (0, 255))
-    outer = [scripts('vgg').preparation.Preparation(network.prepare.mode)(np.full(images.shape,
+    outer = [scripts('vgg').preprocessing.Preparation(network.prepare.mode)(np.full(images.shape,
         shade, np.float64)) for shade in (0, 255)]
     slope = (white - black) / (outer[1] - outer[0]
                                if not network.bgr else (outer[1] - outer[0])[..., ::-1])

@@ -185,7 +185,7 @@ def test_classes_of_the_published_weights(monkeypatch, tmp_path):
         np.savez(tmp_path / 'w.npz', **random_weights(head=(6, 1000)))
         (tmp_path / 'w.npz').rename(tmp_path / name)
         network = vgg.network.of_weights(tmp_path / name, None, 'caffe', True)
-        found.append(vgg.classes.class_names(network))
+        found.append(vgg.class_names.class_names(network))
     assert len(found[0]) == 1000 and found[0][0] == 'tench' and found[0].count('crane') == 2
     assert found[1][17] == 'class 17'
 
@@ -288,7 +288,7 @@ def test_a_head_on_global_pooling_is_told_to_save_the_whole_model(monkeypatch, t
 
 
 def test_target_by_name_or_index_where_names_are_numbers(capsys):
-    weights = scripts('vgg').classes
+    weights = scripts('vgg').class_names
     classes = ['3', '10', '2', 'ten', '0']
     assert weights.find_target('10', classes) == 1
     line, = capsys.readouterr().out.splitlines()

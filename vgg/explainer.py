@@ -7,7 +7,7 @@ import numpy as np
 
 from common import Refused, open_session, tf
 from model import LINEAR, PIXELS, Weights, forward
-from network import by_keras, compare, open_network
+from networks.network import by_keras, compare, open_network
 from pictures import first_picture
 from rules import DEFAULT, relevance, start
 

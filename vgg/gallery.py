@@ -13,14 +13,10 @@ import html
 import io
 import json
 from pathlib import Path
-import sys
 from urllib.parse import quote
 
-if __name__ == '__main__':  # PYTHONSAFEPATH keeps Python from looking beside the script
-    sys.path.insert(0, str(Path(__file__).resolve().parent))
-
 from common import Parser, Refused, make_folder, progress_bar, write
-from draw import recorded
+from heatmaps import recorded
 
 HERE = Path(__file__).resolve().parent
 

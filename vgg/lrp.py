@@ -15,19 +15,15 @@ relevance divided by the value it started from: 1 if nothing was lost.
 """
 import math
 from pathlib import Path
-import sys
 import time
 
 import matplotlib
 
-if __name__ == '__main__':  # PYTHONSAFEPATH keeps Python from looking beside the script
-    sys.path.insert(0, str(Path(__file__).resolve().parent))
-
-from classes import class_names, find_target
+from networks.class_names import class_names, find_target
 from common import Parser, Refused, check_spared, count, make_folder, once
 from explainer import open_explainer
-from network import digest, weight_file
-from output import Output, check_height, result_names
+from networks.network import digest, weight_file
+from results import Output, check_height, result_names
 from pictures import find
 from rules import DEFAULT
 from run import add_network_options, explain_pictures, inputs, left, own_share

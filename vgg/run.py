@@ -18,10 +18,10 @@ import numpy as np
 
 from common import Refused, Stopped, count, one_line, precision, progress_bar, rule_names, tf
 from model import DEPTHS
-from network import BUNDLED
-from output import save, stamp_of
+from networks.network import BUNDLED
+from results import save, stamp_of
 from pictures import open_picture
-from preparation import MODES
+from networks.preprocessing import MODES
 from rules import COMPOSITES
 
 HERE = Path(__file__).resolve().parent

@@ -14,9 +14,9 @@ import zipfile
 import numpy as np
 
 from common import Refused, keras, silence
-from keras2 import every_layer, open_keras2
-from keras_layers import LEFT_OUT, PREPARING, TAKEN, WEIGHING
-from keras_weights import mirrored, refuse
+from networks.keras2 import every_layer, open_keras2
+from networks.keras_layers import LEFT_OUT, PREPARING, TAKEN, WEIGHING
+from networks.keras_weights import mirrored, refuse
 from model import LINEAR, PIXELS, SIZE, WEIGHTED, Layer
 
 

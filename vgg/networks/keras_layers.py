@@ -9,7 +9,7 @@ import math
 import numpy as np
 
 from common import keras
-from keras_weights import Weighted, activation_of, normalisation, refuse, rescaling
+from networks.keras_weights import Weighted, activation_of, normalisation, refuse, rescaling
 
 LEFT_OUT = {  # active only during training
     'InputLayer', 'Dropout', 'SpatialDropout2D', 'AlphaDropout', 'GaussianDropout', 'GaussianNoise',

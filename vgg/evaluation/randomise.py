@@ -20,19 +20,15 @@ over pictures, and the lowest and highest draw. Writes the tables to results/ran
 them in results/randomise.png, above the first picture's heatmaps.
 """
 from pathlib import Path
-import sys
 
 from matplotlib.figure import Figure
 import numpy as np
 
-if __name__ == '__main__':  # PYTHONSAFEPATH keeps Python from looking beside the script
-    sys.path.insert(0, str(Path(__file__).resolve().parent))
-
-from chance import generator, mean_and_interval, spearman
+from evaluation.measures import generator, mean_and_interval, spearman
 from common import Parser, count, once, progress_bar, seed, write_report
-from draw import HEIGHT, colour
-from evaluate import batches, open_evaluation
-from figures import add_key
+from heatmaps import HEIGHT, colour
+from evaluation.shared import batches, open_evaluation
+from heatmaps import add_key
 from run import add_network_options
 
 RULES = ['deep-taylor', 'alpha2beta1', 'epsilon-plus', 'epsilon-gamma-box', 'epsilon']

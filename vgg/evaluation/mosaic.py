@@ -17,21 +17,17 @@ together, for mosaics share them. Writes the table to results/mosaic.txt, and ba
 with its heatmaps to results/mosaic.png.
 """
 from pathlib import Path
-import sys
 import time
 
 from matplotlib.figure import Figure
 import numpy as np
 
-if __name__ == '__main__':  # PYTHONSAFEPATH keeps Python from looking beside the script
-    sys.path.insert(0, str(Path(__file__).resolve().parent))
-
-from chance import generator, interval, not_apart, resampled
-from classes import class_names
+from evaluation.measures import generator, interval, not_apart, resampled
+from networks.class_names import class_names
 from common import Parser, Refused, count, once, progress_bar, seed, write_report
-from draw import colour
-from evaluate import batches, edge_strength, open_evaluation, share_within
-from figures import add_key
+from heatmaps import colour
+from evaluation.shared import batches, edge_strength, open_evaluation, share_within
+from heatmaps import add_key
 from pictures import resized
 from rules import COMPOSITES, both_signs
 from run import add_network_options

@@ -20,22 +20,18 @@ Writes the tables to results/frame.txt, and the first pictures before and after 
 the first rule, beside what all others lose, to results/frame.png.
 """
 from pathlib import Path
-import sys
 from typing import NamedTuple
 
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 import numpy as np
 
-if __name__ == '__main__':  # PYTHONSAFEPATH keeps Python from looking beside the script
-    sys.path.insert(0, str(Path(__file__).resolve().parent))
-
-from chance import interval, mean_and_interval, spearman
-from classes import class_names
+from evaluation.measures import interval, mean_and_interval, spearman
+from networks.class_names import class_names
 from common import Parser, Refused, count, once, progress_bar, write_report
-from draw import colour
-from evaluate import batches, edge_strength, open_evaluation, read_pictures, share_within
-from figures import add_key
+from heatmaps import colour
+from evaluation.shared import batches, edge_strength, open_evaluation, read_pictures, share_within
+from heatmaps import add_key
 from pictures import find, resized
 from run import add_network_options
 

@@ -18,18 +18,14 @@ bootstrap intervals over pictures. A picture's numbers depend only on the seed a
 list. Writes the curves to results/flipping.png and the table to results/flipping.txt.
 """
 from pathlib import Path
-import sys
 
 from matplotlib.figure import Figure
 import numpy as np
 
-if __name__ == '__main__':  # PYTHONSAFEPATH keeps Python from looking beside the script
-    sys.path.insert(0, str(Path(__file__).resolve().parent))
-
-from chance import generator, indistinguishable, mean_and_interval
+from evaluation.measures import generator, indistinguishable, mean_and_interval
 from common import Parser, Refused, count, once, progress_bar, seed, write_report
-from evaluate import batches, edge_strength, open_evaluation
-from figures import curves
+from evaluation.shared import batches, edge_strength, open_evaluation
+from heatmaps import curves
 from rules import COMPOSITES
 from run import add_network_options
 

@@ -14,8 +14,8 @@ import h5py
 import numpy as np
 
 from common import keras
-from keras_layers import LEFT_OUT, PREPARING, TAKEN
-from keras_weights import refuse
+from networks.keras_layers import LEFT_OUT, PREPARING, TAKEN
+from networks.keras_weights import refuse
 
 MODELS = {'Sequential', 'Functional', 'Model'}
 CLEANED = re.compile('batch_input_shape|dtype|ragged|sparse|trainable|fused|synchronized|renorm.*|'

@@ -14,15 +14,15 @@ from typing import Callable, NamedTuple
 import numpy as np
 
 from common import Refused, keras
-from file_types import kind_of
-from keras_model import open_model, read_model
-from keras_weights import mirrored
+from networks.file_types import kind_of
+from networks.keras_graph import open_model, read_model
+from networks.keras_weights import mirrored
 from model import PIXELS, SIZE, WEIGHTED
 from pictures import first_picture
-from preparation import MODES, TRAINED_WITH, Preparation, check_upright, reverses, shades
-from weight_files import read_weights
+from networks.preprocessing import MODES, TRAINED_WITH, Preparation, check_upright, reverses, shades
+from networks.vgg_weights import read_weights
 
-HERE = Path(__file__).resolve().parent
+HERE = Path(__file__).resolve().parent.parent
 BUNDLED = {'caltech101': HERE / 'weights' / 'vgg16_caltech101.npz',
            'lite0': HERE / 'weights' / 'efficientnet_lite0.keras'}
 IMAGENET_CLASSES = HERE / 'weights' / 'imagenet_classes.txt'

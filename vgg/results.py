@@ -7,10 +7,10 @@ from typing import NamedTuple
 import numpy as np
 
 from common import Refused, write
-from draw import (
+from heatmaps import (
     LAYER_COLUMNS, MAX_SIDE, colour, laid_over, recorded, sheet, sheet_height, write_heatmap,
     write_sheet)
-from network import digest
+from networks.network import digest
 from pictures import open_whole, squashed
 
 NOTHING = 'nothing speaks for it'  # where relevance starts from 0
