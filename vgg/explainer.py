@@ -1,47 +1,46 @@
 """A network with its relevance graph: pictures in, relevance out."""
 import itertools
+import math
 import os
 from typing import NamedTuple
 
 import numpy as np
 
 from common import Refused, open_session, tf
-from model import LINEAR, PIXELS, Weights, forward
-from networks.network import by_keras, compare, open_network
-from pictures import first_picture
-from rules import DEFAULT, relevance, start
+from model import LINEAR, PIXELS, WEIGHTED, Weights, forward
+from networks.network import open_network
+from rules import DEFAULT, composites_of, relevance, start
 
 ACTIVATIONS = 2e9  # bytes that the outputs of all layers take for one batch, at most
 PEAK = 3  # times as much memory is in use while relevance is computed
 
 
 class Explanation(NamedTuple):
-    """The explanation of n pictures. T: the shape of the targets, [n] or [n, K]."""
+    """The explanation of n pictures."""
 
     logits: np.ndarray  # [n, classes]
-    targets: np.ndarray  # T, classes
-    relevance: dict  # {rule: [*T, height, width, channels]}, of the first layer's inputs, RGB
-    started: dict  # {rule: [*T, 2]}, what relevance started from, at the target and the other class
-    layers: dict  # {rule: {layer: [*T, height, width]}}, summed over channels, if asked for
+    targets: np.ndarray  # [n], classes
+    relevance: dict  # {rule: [n, height, width, channels]}, of the first layer's inputs, RGB
+    started: dict  # {rule: [n]}, the relevance of the target's logit, where the backward pass starts
+    layers: dict  # {rule: {layer: [n, height, width]}}, summed over channels, if asked for
 
 
 class Explainer:
     """A network, its relevance graph for some rules, and the session that runs them; built once.
 
-    walks: how many targets of a picture are explained in one run, from one forward pass; layers:
-    whether the relevance inside the network is wanted, too; gradient: whether gradients are.
+    rules: names, or {name: Composite}; layers: whether the relevance inside the network is wanted,
+    too; gradient: whether `gradient_times_input` is.
     """
 
-    def __init__(self, network, rules=DEFAULT, precision='float32', walks=1, layers=False,
-                 gradient=False):
-        self.walks, self.precision = walks, precision
-        self.variables, self.weights = {}, {}
+    def __init__(self, network, rules=DEFAULT, precision='float32', layers=False, gradient=False):
+        self.precision, self.variables, self.weights = precision, {}, {}
         shape = network.prepare(np.zeros((1, *network.size), np.float32)).shape[1:]
+        bounds = network.bounds  # by Keras, so not within our graph
         arrays = {name: read() for name, read in network.read.items()}
         with tf.Graph().as_default() as graph:
             self.session = open_session()
             self.load(network, arrays)
-            self.build(network, shape, rules, layers, gradient)
+            self.build(network, shape, bounds, composites_of(rules), layers, gradient)
             self.derive(self.weights.values())
             graph.finalize()  # no batch adds to it
         self.network = network._replace(read={}, keras=None)  # lets go of what was read
@@ -72,92 +71,79 @@ class Explainer:
         for variables in itertools.zip_longest(*(each.kept for each in weights)):
             self.session.run([each.initializer for each in variables if each is not None])
 
-    def build(self, network, shape, rules, layers, gradient):
-        """The forward pass and, for each rule and target, the walk back."""
-        table, dtype = network.layers, 'float64' if self.precision == 'float64' else 'float32'
+    def build(self, network, shape, bounds, composites, layers, gradient):
+        """The forward pass and, for each composite, the backward pass."""
+        dtype = 'float64' if self.precision == 'float64' else 'float32'
         self.pixels = tf.placeholder(dtype, [None, *shape])
-        self.target = tf.placeholder(tf.int64, [None, self.walks])
-        self.against = tf.placeholder(tf.int64, [None])
-        a = forward(self.pixels, table, self.weights)
+        self.target, self.against = (tf.placeholder(tf.int64, [None]) for _ in range(2))
+        a = forward(self.pixels, network.layers, self.weights)
+        table = placed(network.layers, a, *bounds)
         self.picture_bytes = sum(np.prod(each.shape[1:]) * each.dtype.size for each in a.values())
         self.logits = a[table[-1].name]
-        targets, chosen = self.choose(self.logits)
+        targets, chosen = self.choose()
         self.results = Explanation(self.logits, targets, {}, {}, {})
         shown = stages(network, a) if layers else []
-        for rule in rules:
-            starts = [start(rule, table, a, self.weights, each) for each in chosen]
-            walks = [relevance(rule, table, a, self.weights, r) for r in starts]
-            pixels = tf.stack([r[PIXELS] for r in walks], 1)
-            self.results.relevance[rule] = tf.reverse(pixels, [-1]) if network.bgr else pixels
-            self.results.started[rule] = tf.stack(list(map(started, starts, chosen)), 1)
-            if layers:
-                shown_here = {name: summed([r[name] for r in walks]) for name in shown}
-                self.results.layers[rule] = shown_here
+        for name, composite in composites.items():
+            first = start(composite, table, self.logits, chosen)
+            r = relevance(composite, table, a, self.weights, first)
+            pixels = tf.reverse(r[PIXELS], [-1]) if network.bgr else r[PIXELS]
+            self.results.relevance[name] = pixels
+            self.results.started[name] = tf.reduce_sum(first * tf.maximum(chosen, 0.0), -1)
+            self.results.layers[name] = {each: tf.reduce_sum(tf.cast(r[each], tf.float32), -1)
+                                         for each in shown}
         if gradient:
-            slopes = [tf.gradients(self.logits * each, self.pixels)[0] for each in chosen]
-            self.gradient = tf.stack(slopes, 1)
+            self.gradient, = tf.gradients(self.logits * chosen, self.pixels)
 
     @property
     def batch_size(self):
         """How many pictures to explain at once: as many as memory allows, 1 to 8."""
-        return int(np.clip(ACTIVATIONS // (self.picture_bytes * self.walks), 1, 8))
+        return int(np.clip(ACTIVATIONS // self.picture_bytes, 1, 8))
 
-    def choose(self, logits):
-        """The targets [n, walks], classes, and `chosen` (see rules.py) for each walk."""
-        classes = logits.shape[-1]
-        against = tf.one_hot(self.against, classes, dtype=logits.dtype)
-        others = tf.where_v2(against > 0, tf.constant(-np.inf, logits.dtype), logits)
+    def choose(self):
+        """The targets [n], classes, and `chosen` [n, classes], as `start` of rules.py takes it."""
+        classes, dtype = self.logits.shape[-1], self.logits.dtype
+        against = tf.one_hot(self.against, classes, dtype=dtype)
+        others = tf.where_v2(against > 0, tf.constant(-np.inf, dtype), self.logits)
         ranked = tf.cast(tf.math.top_k(others, classes).indices, tf.int64)
         likely = tf.gather(ranked, tf.maximum(-1 - self.target, 0), batch_dims=1)
         targets = tf.where(self.target < 0, likely, self.target)
-        return targets, [tf.one_hot(target, classes, dtype=logits.dtype) - against
-                         for target in tf.unstack(targets, axis=1)]
+        return targets, tf.one_hot(targets, classes, dtype=dtype) - against
 
     def __call__(self, images, targets=None, against=None):
-        """Explains pictures.
+        """Explains one class in each picture.
 
-        images: [n, height, width, channels] of the network's size, uint8, RGB or grey. targets: [n]
-        or [n, K], classes, or -k for the k-th most likely one; None for the most likely one.
-        against: the class to contrast them with, which is then none of the most likely ones; or
-        None. Returns an Explanation in float32 (float64 in that precision).
+        images: [n, height, width, channels] of the network's size, uint8, RGB or grey. targets:
+        [n], classes, or -k for the k-th most likely one; None for the most likely one. against: the
+        class to contrast them with, which is then none of the most likely ones; or None. Returns an
+        Explanation in float32 (float64 in that precision).
         """
-        targets = np.full(len(images), -1) if targets is None else np.asarray(targets)
-        runs = self.walk(self.results, images, targets, against)
-        rest = [run[1:] for run in runs]  # all but the logits, which are the same in every run
-        rest = tf.nest.map_structure(lambda *parts: together(parts, targets), *rest)
-        return Explanation(runs[0].logits, *rest)
+        return self.session.run(self.results, self.feed(images, targets, against))
 
-    def gradient_times_input(self, images, targets, against=None):
+    def gradient_times_input(self, images, targets=None, against=None):
         """The gradient of the targets' logits, minus that of `against`, times the first layer's
-        inputs.
+        inputs: [n, height, width, channels], whose channels are those of the first layer.
 
-        Arguments and result are like those of an explanation, but channels are the first layer's.
+        Arguments are like those of an explanation.
         """
-        targets = np.asarray(targets)
-        runs = self.walk(self.gradient, images, targets, against)
-        gradient, pixels = together(runs, targets), self.prepared(images)
-        return gradient * (pixels if targets.ndim == 1 else pixels[:, None])
+        feed = self.feed(images, targets, against)
+        return self.session.run(self.gradient, feed) * feed[self.pixels]
 
-    def walk(self, wanted, images, targets, against):
-        """Runs the graph for as many targets at a time as it has walks."""
-        columns, runs = targets.reshape(len(images), -1), []
-        for i in range(0, columns.shape[1], self.walks):
-            part = columns[:, i:i + self.walks]
-            part = np.pad(part, ((0, 0), (0, self.walks - part.shape[1])), 'edge')
-            feed = {self.pixels: self.prepared(images), self.target: part,
-                    self.against: np.full(len(images), -1 if against is None else against)}
-            runs.append(self.session.run(wanted, feed))
-        return runs
+    def feed(self, images, targets, against):
+        """What the graph is fed with to explain pictures."""
+        return {self.pixels: self.prepared(images),
+                self.target: np.full(len(images), -1) if targets is None else targets,
+                self.against: np.full(len(images), -1 if against is None else against)}
 
     def classify(self, images):
         """The logits [n, classes] of pictures [n, height, width, channels], uint8."""
         return self.session.run(self.logits, {self.pixels: self.prepared(images)})
 
     def prepared(self, images):
+        """The first layer's inputs [n, height, width, channels] for pictures, floats."""
         return self.network.prepare(images.astype(self.pixels.dtype.as_numpy_dtype))
 
     def read(self, name):
-        """The kernel and the bias of a layer."""
+        """The kernel and the bias of a layer, arrays as the layer table shapes them."""
         return self.session.run(self.variables[name])
 
     def replace(self, name, w, b):
@@ -168,21 +154,46 @@ class Explainer:
             self.derive([self.weights[name]])
 
 
-def started(r, chosen):
-    """The relevance r of the logits at the target and at the class to contrast it with: [n, 2]."""
-    parts = [tf.maximum(chosen, 0.0), tf.maximum(-chosen, 0.0)]
-    return tf.stack([tf.reduce_sum(r * part, -1) for part in parts], -1)
+def placed(layers, a, low, high):
+    """The layers with the place by which rules are chosen, and the bounds of their inputs.
+
+    a: {layer name: activation}, of which only the shapes count; low, high: [channels], the bounds
+    of the pixels.
+    """
+    bounds, result = {PIXELS: (low, high)}, []
+    for layer in layers:
+        low, high = bounds[layer.inputs[0]]
+        if len(layer.inputs) > 1:
+            low, high = min(np.min(bounds[name][0]) for name in layer.inputs), math.inf
+        place = place_of(layer, a, seen=np.isfinite(high).all())
+        layer = layer._replace(place=place, low=np.float64(low).tolist(),
+                               high=np.float64(high).tolist())
+        result.append(layer)
+        bounds[layer.name] = bounds_behind(layer, low, high)
+    return result
 
 
-def summed(walks):
-    """Relevance [n, h, w, channels] of each walk, summed over channels: [n, walks, h, w]."""
-    return tf.stack([tf.reduce_sum(tf.cast(r, tf.float32), -1) for r in walks], 1)
+def place_of(layer, a, seen):
+    """The place of a layer. seen: whether it reads the picture, whose values have bounds."""
+    inputs, outputs = a[layer.inputs[0]].shape, a[layer.name].shape
+    if seen and layer.kind in WEIGHTED:
+        return 'pixels'
+    if inputs.rank != 4 or layer.kind == 'conv' and outputs[1:3] == [1, 1]:
+        return 'dense'
+    return 'lower' if 8 * inputs[1] > a[PIXELS].shape[1] else 'upper'
 
 
-def together(parts, targets):
-    """The results [n, walks, ...] of several runs as one of the shape of the targets."""
-    whole = np.concatenate(parts, 1)[:, :targets.size // len(targets)]
-    return whole[:, 0] if targets.ndim == 1 else whole
+def bounds_behind(layer, low, high):
+    """The bounds of a layer's outputs, from those of its inputs."""
+    if layer.positive:
+        return 0.0, math.inf
+    if layer.kind in WEIGHTED or layer.activation != 'linear':
+        return -math.inf, math.inf
+    if layer.kind == 'pad':
+        return np.minimum(low, 0), np.maximum(high, 0)
+    if layer.kind == 'flatten' and np.ndim(low):
+        return [np.tile(bound, math.prod(layer.shape) // len(bound)) for bound in (low, high)]
+    return low, high
 
 
 def stages(network, a):
@@ -206,26 +217,20 @@ def stages(network, a):
 
 
 def open_explainer(weights='imagenet', rules=DEFAULT, model=None, preprocessing=None,
-                   precision='float32', walks=1, layers=False, gradient=False, pictures=()):
+                   precision='float32', layers=False, gradient=False, pictures=()):
     """Opens a network and builds its Explainer; prints a line that names it.
 
     weights, model, preprocessing: as open_network takes them; the others: as Explainer does. A
     model that Keras saved is checked first: our graph must give Keras's outputs for noise and for
-    the first of `pictures` (arrays of the network's size by their names). Raises Refused otherwise.
+    the first of `pictures` (paths). Raises Refused otherwise.
     """
-    network = open_network(weights, model, preprocessing, pictures)
-    explainer, checked = Explainer(network, rules, precision, walks, layers, gradient), ''
-    needed = PEAK * explainer.picture_bytes * walks
+    network = open_network(weights, preprocessing, pictures, model)
+    explainer = Explainer(network, rules, precision, layers, gradient)
+    needed = PEAK * explainer.picture_bytes
     memory = os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE')
     if needed > memory:
         raise Refused(f'{network.path}: one picture of {network.size[0]}x{network.size[1]} takes '
                       f'about {needed / 1e9:.0f} GB, and this machine has {memory / 1e9:.0f}')
-    if network.keras:
-        noise = np.random.default_rng(0).integers(0, 256, network.size, np.uint8)
-        images = {'random noise': noise, **first_picture(pictures, network.size)}
-        batch = np.stack(list(images.values()))
-        found = network.probabilities(explainer.classify(batch))
-        compare(network, by_keras(network, batch), found, list(images), precision)
-        checked = '; outputs match Keras'
-    print(network.title + checked, flush=True)
+    compared = network.compare(explainer.classify, pictures, precision)
+    print(f'{network.title}{"; outputs match Keras" if compared else ""}', flush=True)
     return explainer

@@ -21,28 +21,29 @@ POSITIVE = {'relu', 'sigmoid', 'hard_sigmoid', 'softplus'}  # activations that a
 
 
 class Layer(NamedTuple):
-    """One layer of a network. Its inputs lie between `low` and `high`.
+    """One layer of a network.
 
     kind: one of LINEAR, 'max' (pooling), or one that moves its inputs without changing them:
     'flatten' (to any shape), 'pad', 'crop', 'concat', 'gate' (the first input times the second),
-    'activation'. size: the shape of w; of 'mean' and 'max' the window (height, width); of 'flatten'
-    the new shape. padding: 'SAME', 'VALID', or rows above and below, columns left and right: ((1,
+    'activation'. padding: 'SAME', 'VALID', or rows above and below, columns left and right: ((1,
     1), (1, 1)). activation: a name in ACTIVATIONS, with its parameters if it has any: ('relu',
-    6.0). place: where rules are chosen by: 'pixels', 'lower', 'upper' or 'dense'.
+    6.0). Where it stands (place, low, high) is set by `placed` in explainer.py.
     """
 
     name: str
     kind: str
     inputs: tuple
-    size: tuple = ()
+    kernel: tuple = ()  # the shape of w, where a file gives it
+    window: tuple = ()  # height and width, of 'mean' and 'max'
+    shape: tuple = ()  # that 'flatten' makes, without the batch
     stride: tuple = (1, 1)
     padding: object = 'VALID'
     dilation: tuple = (1, 1)
     groups: int = 1
     activation: object = 'linear'
-    place: str = 'upper'
-    low: list = 0.0  # for all inputs, or one for each channel
-    high: list = math.inf
+    place: str = 'upper'  # by which rules are chosen: 'pixels', 'lower', 'upper' or 'dense'
+    low: object = 0.0  # bounds of the inputs: a number, or a list with one for each channel
+    high: object = math.inf
 
     @property
     def signed(self):
@@ -51,7 +52,7 @@ class Layer(NamedTuple):
 
     @property
     def positive(self):
-        """Whether outputs cannot be negative."""
+        """Whether the activation is never negative."""
         name = self.activation if isinstance(self.activation, str) else self.activation[0]
         return name in POSITIVE
 
@@ -59,6 +60,11 @@ class Layer(NamedTuple):
     def unsigned_weights(self):
         """Whether no weight is negative: average pooling, additions."""
         return self.kind in ('mean', 'add')
+
+    @property
+    def both_signs(self):
+        """Whether inputs or outputs can be negative."""
+        return self.signed or not (self.positive or self.unsigned_weights)
 
     @property
     def geometry(self):
@@ -69,34 +75,32 @@ class Layer(NamedTuple):
                 'explicit_paddings': [0, 0, *self.padding[0], *self.padding[1], 0, 0]}
 
     @property
-    def window(self):
+    def pooling(self):
         """Window, stride and padding of a pooling layer, likewise."""
-        return {'ksize': [1, *self.size, 1], 'strides': [1, *self.stride, 1],
-                'padding': self.padding}
+        return {'ksize': [1, *self.window, 1], **self.geometry}
 
 
 def layer_table(model, head):
     """The layers of 'vgg16' or 'vgg19', with dense layers of the sizes in `head`, logits last."""
     layers, inputs, channels = [], PIXELS, 3
 
-    def add(name, kind, *geometry, **options):
+    def add(name, kind, **geometry):
         nonlocal inputs
-        layers.append(Layer(name, kind, (inputs,), *geometry, **options))
+        layers.append(Layer(name, kind, (inputs,), **geometry))
         inputs = name
 
     for block, (depth, width) in enumerate(zip(DEPTHS[model], WIDTHS), 1):
-        place = 'lower' if block <= 3 else 'upper'
         for i in range(1, depth + 1):
-            add(f'block{block}_conv{i}', 'conv', (3, 3, channels, width), (1, 1), 'SAME',
-                activation='relu', place=place)
+            add(f'block{block}_conv{i}', 'conv', kernel=(3, 3, channels, width), padding='SAME',
+                activation='relu')
             channels = width
-        add(f'block{block}_pool', 'max', (2, 2), (2, 2), place=place)
+        add(f'block{block}_pool', 'max', window=(2, 2), stride=(2, 2))
     units = (SIZE // 2 ** len(WIDTHS)) ** 2 * channels
-    add('flatten', 'flatten', (units,))
+    add('flatten', 'flatten', shape=(units,))
     for i, outputs in enumerate(head, 1):
         last = i == len(head)
-        add('predictions' if last else f'fc{i}', 'dense', (units, outputs),
-            activation='linear' if last else 'relu', place='dense')
+        add('predictions' if last else f'fc{i}', 'dense', kernel=(units, outputs),
+            activation='linear' if last else 'relu')
         units = outputs
     return layers
 
@@ -143,7 +147,7 @@ def linear(layer, a, w):
     if layer.kind == 'depthwise':
         return tf.raw_ops.DepthwiseConv2dNative(input=a, filter=dilated(layer, w), **layer.geometry)
     if layer.kind == 'mean':
-        a = tf.raw_ops.AvgPool(value=a, **layer.window)
+        a = tf.raw_ops.AvgPool(value=a, **layer.pooling)
     return tf.add_n([x * row for x, row in zip(parts(a, w.shape[0]), tf.unstack(w))])
 
 
@@ -164,7 +168,7 @@ def transposed(layer, s, w, a):
     else:
         c = joined([s * row for row in tf.unstack(w)])
         if layer.kind == 'mean':
-            c = tf.raw_ops.AvgPoolGrad(orig_input_shape=tf.shape(a), grad=c, **layer.window)
+            c = tf.raw_ops.AvgPoolGrad(orig_input_shape=tf.shape(a), grad=c, **layer.pooling)
     return tf.cast(c, a.dtype)
 
 
@@ -195,7 +199,7 @@ def affine(layer, a, weights):
 
 def pool(layer, a):
     """The largest input of each window."""
-    return tf.raw_ops.MaxPool(input=a, **layer.window)
+    return tf.raw_ops.MaxPool(input=a, **layer.pooling)
 
 
 # Layers that move values without changing them. (A gate scales its signal.)
@@ -206,7 +210,7 @@ def moved(layer, inputs):
     if layer.kind == 'concat':
         return tf.concat(inputs, -1)
     if layer.kind == 'flatten':
-        return tf.reshape(x, [-1, *layer.size])
+        return tf.reshape(x, [-1, *layer.shape])
     if layer.kind == 'pad':
         return tf.pad(x, [[0, 0], *layer.padding, [0, 0]])
     if layer.kind == 'crop':

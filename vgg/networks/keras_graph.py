@@ -5,7 +5,6 @@ of a layer table (keras_layers.py says what each kind of layer becomes). What st
 first weights remains a Keras model. Anything that cannot be explained is refused by name.
 """
 from functools import partial
-import math
 from pathlib import Path
 import tempfile
 from typing import Callable, NamedTuple
@@ -17,7 +16,7 @@ from common import Refused, keras, silence
 from networks.keras2 import every_layer, open_keras2
 from networks.keras_layers import LEFT_OUT, PREPARING, TAKEN, WEIGHING
 from networks.keras_weights import mirrored, refuse
-from model import LINEAR, PIXELS, SIZE, WEIGHTED, Layer
+from model import LINEAR, PIXELS, SIZE, Layer
 
 
 class KerasNetwork(NamedTuple):
@@ -152,11 +151,8 @@ class Table:
         if name in self.layers:
             name = next(each for i in range(2, 10 ** 6)
                         if (each := f'{name}_{i}') not in self.layers)
-        shape, source = tuple(output.shape[1:]), self.shapes[inputs[0]]
-        low = -math.inf if any(map(self.signed, inputs)) else 0.0
-        place = self.place(kind, source, shape)
-        self.layers[name] = Layer(name, kind, tuple(inputs), low=low, place=place, **geometry)
-        self.shapes[name] = shape
+        self.layers[name] = Layer(name, kind, tuple(inputs), **geometry)
+        self.shapes[name] = tuple(output.shape[1:])
         if read:
             self.read[name] = read
         return name
@@ -165,21 +161,6 @@ class Table:
         """Removes a layer that becomes part of another. Returns it."""
         self.shapes.pop(name)
         return self.layers.pop(name)
-
-    def place(self, kind, source, shape):
-        """The place of a layer from maps of shape `source` to maps of another shape."""
-        if kind == 'dense' or len(source) != 3 or kind == 'conv' and shape[:2] == (1, 1):
-            return 'dense'
-        return 'lower' if 8 * source[0] > self.shapes[PIXELS][0] else 'upper'
-
-    def signed(self, name):
-        """Whether a layer's outputs can be negative."""
-        if name == PIXELS:
-            return True
-        layer = self.layers[name]
-        if layer.positive:
-            return False
-        return layer.kind in WEIGHTED or layer.activation != 'linear' or layer.signed
 
     def only_reader(self, step):
         """Whether a step is the only one that reads its input."""
@@ -232,8 +213,8 @@ class Table:
             refuse(layers[-1].name, 'one output with a softmax or a ReLU is no choice between '
                                     'classes')
         self.read[layers[i].name] = partial(mirrored, self.read[layers[i].name])
-        layers[i] = layers[i]._replace(size=(*layers[i].size[:-1], 2))
-        return layers[:i + 1] + [layer._replace(size=(*layer.size[:-1], 2))
+        layers[i] = layers[i]._replace(kernel=(*layers[i].kernel[:-1], 2))
+        return layers[:i + 1] + [layer._replace(shape=(*layer.shape[:-1], 2))
                                  if layer.kind == 'flatten' else layer for layer in after]
 
 

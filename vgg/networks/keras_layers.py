@@ -33,7 +33,7 @@ def convolution(table, step, inputs):
         table.remove(source.name)
     exact = padding == 'VALID' and kind == 'conv' and layer.groups == 1
     inputs = folded(table, step, inputs, w) if exact else inputs
-    name = table.add(step.name, kind, inputs, step.output, w, size=w.shape,
+    name = table.add(step.name, kind, inputs, step.output, w, kernel=w.shape,
                      stride=tuple(layer.strides), padding=padding,
                      dilation=tuple(layer.dilation_rate), groups=getattr(layer, 'groups', 1))
     return table.activate(step, name, activation_of(layer))
@@ -55,10 +55,10 @@ def separable_convolution(table, step, inputs):
     middle = keras.KerasTensor((*step.output.shape[:-1], outputs))
     depthwise = table.add(f'{step.name}_depthwise', 'depthwise', inputs, middle,
                           partial(without_bias, layer.depthwise_kernel, outputs),
-                          size=tuple(layer.depthwise_kernel.shape), stride=tuple(layer.strides),
+                          kernel=tuple(layer.depthwise_kernel.shape), stride=tuple(layer.strides),
                           padding=layer.padding.upper(), dilation=tuple(layer.dilation_rate))
     w = Weighted(layer, layer.pointwise_kernel)
-    name = table.add(step.name, 'conv', [depthwise], step.output, w, size=w.shape)
+    name = table.add(step.name, 'conv', [depthwise], step.output, w, kernel=w.shape)
     return table.activate(step, name, activation_of(layer))
 
 
@@ -74,7 +74,7 @@ def dense(table, step, inputs):
     if rank == 3:  # on maps it is a convolution of one pixel
         w.shape = 1, 1, *w.shape
     kind = 'dense' if rank == 1 else 'conv'
-    name = table.add(step.name, kind, inputs, step.output, w, size=w.shape)
+    name = table.add(step.name, kind, inputs, step.output, w, kernel=w.shape)
     return table.activate(step, name, activation_of(step.operation))
 
 
@@ -92,7 +92,7 @@ def batch_normalisation(table, step, inputs):
 
 def scale(table, step, inputs, read):
     channels = table.shapes[inputs[0]][-1]
-    return table.add(step.name, 'scale', inputs, step.output, read, size=(1, channels))
+    return table.add(step.name, 'scale', inputs, step.output, read, kernel=(1, channels))
 
 
 def rescale(table, step, inputs):
@@ -151,13 +151,13 @@ def pooling(table, step, inputs):
     layer, shape = step.operation, table.shapes[inputs[0]]
     kind = 'max' if 'Max' in type(layer).__name__ else 'mean'
     if not type(layer).__name__.startswith('Global'):
-        return table.add(step.name, kind, inputs, step.output, size=tuple(layer.pool_size),
+        return table.add(step.name, kind, inputs, step.output, window=tuple(layer.pool_size),
                          stride=tuple(layer.strides), padding=layer.padding.upper())
     whole = keras.KerasTensor((None, 1, 1, shape[-1]))
-    name = table.add(step.name, kind, inputs, whole, size=shape[:2])
+    name = table.add(step.name, kind, inputs, whole, window=shape[:2])
     if layer.keepdims:
         return name
-    return table.add(f'{step.name}_flatten', 'flatten', [name], step.output, size=shape[-1:])
+    return table.add(f'{step.name}_flatten', 'flatten', [name], step.output, shape=shape[-1:])
 
 
 def border(table, step, inputs):
@@ -172,7 +172,7 @@ def reshaping(table, step, inputs):
         return inputs[0]
     if len(shape) not in (1, 3):
         refuse(step.name, f'it makes tensors of the shape {shape}')
-    return table.add(step.name, 'flatten', inputs, step.output, size=shape)
+    return table.add(step.name, 'flatten', inputs, step.output, shape=shape)
 
 
 def activation(table, step, inputs):

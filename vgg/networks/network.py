@@ -17,7 +17,7 @@ from common import Refused, keras
 from networks.file_types import kind_of
 from networks.keras_graph import open_model, read_model
 from networks.keras_weights import mirrored
-from model import PIXELS, SIZE, WEIGHTED
+from model import SIZE, WEIGHTED
 from pictures import first_picture
 from networks.preprocessing import MODES, TRAINED_WITH, Preparation, check_upright, reverses, shades
 from networks.vgg_weights import read_weights
@@ -53,10 +53,17 @@ class Network(NamedTuple):
         return self.path.name
 
     @property
+    def bounds(self):
+        """The bounds of the first layers' inputs, low and high: [channels] each."""
+        extremes = np.concatenate([shade.reshape(-1, shade.shape[-1])
+                                   for shade in shades(self.prepare, self.size)])
+        return extremes.min(0), extremes.max(0)
+
+    @property
     def count(self):
         """The number of classes."""
         last = [layer for layer in self.layers if layer.kind in WEIGHTED][-1]
-        return last.size[-1]
+        return last.kernel[-1]
 
     @property
     def title(self):
@@ -69,6 +76,18 @@ class Network(NamedTuple):
                 f'{plural(kinds.count("dense"), "dense layer")}, {self.size[0]}x{self.size[1]}, '
                 f'{self.said}, {outputs}')
 
+    def compare(self, classify, pictures, precision):
+        """Raises Refused if `classify` does not give Keras's outputs, for noise and for the first of
+        `pictures`. Returns whether there is a model of Keras to compare with."""
+        if not self.keras:
+            return False
+        noise = np.random.default_rng(0).integers(0, 256, self.size, np.uint8)
+        images = {'random noise': noise, **first_picture(pictures, self.size)}
+        batch = np.stack(list(images.values()))
+        compare(self, by_keras(self, batch), self.probabilities(classify(batch)), list(images),
+                precision)
+        return True
+
     def probabilities(self, logits):
         """Softmax of logits [..., classes], or each class's own sigmoid; a value as it is."""
         if self.end == 'value':
@@ -80,7 +99,7 @@ class Network(NamedTuple):
             return shifted / shifted.sum(-1, keepdims=True)
 
 
-def open_network(source, model=None, preprocessing=None, pictures=()):
+def open_network(source, preprocessing=None, pictures=(), model=None):
     """Opens the network of a --weights argument: 'imagenet', 'caltech101', 'lite0' or a file.
 
     model: 'vgg16' or 'vgg19' for weights alone, or None for the one that fits; preprocessing: one
@@ -146,7 +165,7 @@ def of_model(path, model, preprocessing, pictures=()):
     said = ' and '.join(said) or 'no preprocessing'
     end = found.end or ('value' if model.output_shape[-1] == 1 else 'softmax')
     classes = imagenet_classes() if path == BUNDLED['lite0'] else None
-    layers, bgr = with_pixels(found.layers, prepare, size), reverses(prepare, size)
+    layers, bgr = found.layers, reverses(prepare, size)
     network = Network(path, layers, found.read, prepare, size, bgr, end, said, classes, model,
                       gives_logits=found.end is None)
     if not (preprocessing or inside):
@@ -177,27 +196,6 @@ def ask(path, seen):
 
 def imagenet_classes():
     return IMAGENET_CLASSES.read_text(encoding='utf-8').splitlines()
-
-
-def with_pixels(layers, prepare, size):
-    """The table, with the layers that weigh the picture marked, and the bounds of its pixels."""
-    black, white = (shade.reshape(-1, shade.shape[-1]) for shade in shades(prepare, size))
-    extremes = np.concatenate([black, white])
-    bounds, result = {PIXELS: (extremes.min(0), extremes.max(0))}, []
-    for layer in layers:
-        known = bounds.get(layer.inputs[0])
-        if known:
-            repeats = layer.size[0] // len(known[0]) if layer.kind == 'dense' else 1
-            low, high = (np.tile(bound, repeats).tolist() for bound in known)
-            layer = layer._replace(low=low, high=high)
-            if layer.kind in WEIGHTED:
-                layer = layer._replace(place='pixels')
-            elif layer.kind == 'pad':
-                bounds[layer.name] = np.minimum(known[0], 0), np.maximum(known[1], 0)
-            elif layer.kind in ('flatten', 'crop', 'max', 'mean'):
-                bounds[layer.name] = known
-        result.append(layer)
-    return result
 
 
 def by_keras(network, images):
@@ -240,14 +238,14 @@ def of_weights(path, model, preprocessing, known):
     if not (known or preprocessing):
         ask(path, dict.fromkeys(MODES, ''))
     end = 'softmax'
-    if layers[-1].size[-1] == 1:  # one output z becomes two classes, -z and z
+    if layers[-1].kernel[-1] == 1:  # one output z becomes two classes, -z and z
         end, read['predictions'] = 'sigmoid', partial(mirrored, read['predictions'])
-        layers[-1] = layers[-1]._replace(size=(layers[-1].size[0], 2))
+        layers[-1] = layers[-1]._replace(kernel=(layers[-1].kernel[0], 2))
     if path.name in (name for name, _ in PUBLISHED.values()):
         classes = imagenet_classes()
     prepare, size = Preparation(preprocessing or 'caffe'), (SIZE, SIZE, 3)
     said = f'{model}, preprocessing {prepare.mode}'
     said = said if known else f'taken for {said}, ReLU between dense layers, {end} at the end'
-    return Network(path, with_pixels(layers, prepare, size), read, prepare, size,
+    return Network(path, layers, read, prepare, size,
                    reverses(prepare, size), end, said, classes)
 

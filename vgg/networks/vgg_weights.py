@@ -90,13 +90,13 @@ def matched(model, entries):
         named_otherwise = VGG_NAME.fullmatch(entry.name) and entry.name != layer.name
         if named_otherwise and layer.kind == 'conv':
             raise Refused(f'layer {entry.name} stands where {model} has {layer.name}')
-        if entry.kernel.shape != layer.size:
+        if entry.kernel.shape != layer.kernel:
             raise Refused(f'layer {entry.name} has shape {list(entry.kernel.shape)}, but '
-                          f'{layer.name} of {model} has {list(layer.size)}; if it is no {model}, '
+                          f'{layer.name} of {model} has {list(layer.kernel)}; if it is no {model}, '
                           f'{SAVE_WHOLE}')
-        if entry.bias.shape != layer.size[-1:]:
+        if entry.bias.shape != layer.kernel[-1:]:
             raise Refused(f'the bias of {entry.name} has shape {list(entry.bias.shape)}, but its '
-                          f'kernel {list(layer.size)}')
+                          f'kernel {list(layer.kernel)}')
     if len(entries) < len(expected):
         raise Refused(f'there are no weights for {expected[len(entries)].name} of {model}')
     if expected[-1].kind != 'dense':
