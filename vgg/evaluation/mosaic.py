@@ -29,7 +29,7 @@ from heatmaps import colour
 from evaluation.shared import batches, edge_strength, open_evaluation, share_within
 from heatmaps import add_key
 from pictures import resized
-from rules import COMPOSITES, both_signs
+from rules import COMPOSITES
 from run import add_network_options
 
 SHOWN = ['epsilon-gamma-box', 'deep-taylor']  # rules drawn for one mosaic
@@ -87,9 +87,7 @@ def maps_of(explainer, composites, images, targets):
     maps = {}
     for composite in composites:
         r = results.relevance[composite].sum(-1)
-        started = results.started[composite][..., :1, None]
-        signed = both_signs(composite, explainer.network.layers)
-        maps[composite] = r, r if signed else r / np.where(started, started, 1)
+        maps[composite] = r, r
     gradient = explainer.gradient_times_input(images, targets).sum(-1)
     edges = np.stack([[edge_strength(image)] * 4 for image in images])
     maps.update({'gradient x input': (gradient, gradient), 'edges': (edges, edges)})
