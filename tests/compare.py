@@ -16,7 +16,7 @@ import statistics
 import sys
 import time
 
-from benchmark import feed_of, opened
+from benchmark import feed_of
 import numpy as np
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -35,9 +35,9 @@ def torch_network(torch, explainer):
         else:
             w, b = explainer.read(layer.name)
             if layer.kind == 'conv':
-                module, w = torch.nn.Conv2d(*layer.size[2:], 3, padding=1), w.transpose(3, 2, 0, 1)
+                module, w = torch.nn.Conv2d(*layer.kernel[2:], 3, padding=1), w.transpose(3, 2, 0, 1)
             else:
-                module = torch.nn.Linear(*layer.size)
+                module = torch.nn.Linear(*layer.kernel)
                 w = w.T if flattened else w.reshape(7, 7, -1, w.shape[1]).transpose(3, 2, 0,
                     1).reshape(w.shape[1], -1)
                 flattened = True
@@ -85,10 +85,11 @@ def zennit_relevance(torch, network, composite, pixels):
 
 def explained(name, precision, images):
     """Our explainer of one composite, what it is fed, and Zennit's network and composite."""
+    from explainer import open_explainer
     import torch
-    explainer = opened('caltech101', [name], precision)
+    explainer = open_explainer('caltech101', [name], precision=precision)
     dtype = torch.float64 if precision == 'float64' else torch.float32
-    low, high = (np.float64(limit) for limit in explainer.network.layers[0][-2:])
+    low, high = map(np.float64, explainer.network.bounds)
     margin = 1e-6 * (high - low)
     composite = zennit_composites(low - margin, high + margin, dtype)[name]
     return explainer, feed_of(explainer, images), torch_network(torch, explainer), composite

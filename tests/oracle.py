@@ -48,7 +48,7 @@ def window_of(layer, w):
     """Height and width, a dilated kernel's with what lies between its weights."""
     if layer.kind in ('scale', 'add'):
         return 1, 1
-    size = layer.size if layer.kind == 'mean' else w.shape[:2]
+    size = layer.window if layer.kind == 'mean' else w.shape[:2]
     return tuple((side - 1) * step + 1 for side, step in zip(size, layer.dilation))
 
 

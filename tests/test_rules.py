@@ -1,6 +1,7 @@
-"""Every rule of vgg/rules.py on every linear kind of layer, against NumPy loops; the walk through
-branches."""
+"""Every rule of vgg/rules.py on every linear kind of layer, against NumPy loops; the backward pass
+through branches."""
 from functools import partial
+import inspect
 
 from conftest import scripts
 import numpy as np
@@ -9,50 +10,54 @@ import pytest
 
 vgg = scripts('vgg')
 Layer, rules, tf = vgg.model.Layer, vgg.rules, vgg.model.tf
+placed = vgg.explainer.placed
 
 
-def layer(kind, size=(), **geometry):
-    return Layer('layer', kind, ('pixels',), size, **geometry)
+def layer(kind, *kernel, **geometry):
+    return Layer('layer', kind, ('pixels',), kernel, **geometry)
 
 
-LAYERS = {  # the layer, the shape of its inputs, the shape of w where that is not its size
-    'conv': (layer('conv', (3, 3, 3, 4), padding='SAME'), (2, 4, 5, 3)),
-    'conv, one channel': (layer('conv', (3, 3, 1, 2), padding='SAME'), (2, 3, 4, 1)),
-    'conv of one pixel': (layer('conv', (3, 3, 2, 4), padding='SAME'), (3, 1, 1, 2)),
-    'conv, strided': (layer('conv', (2, 3, 2, 3), stride=(2, 1), padding='SAME'), (2, 5, 4, 2)),
-    'conv, not padded': (layer('conv', (3, 2, 2, 3), stride=(2, 2)), (2, 6, 5, 2)),
-    'conv, padded otherwise': (layer('conv', (3, 3, 2, 3), stride=(2, 2),
-                                     padding=((1, 2), (0, 2))), (2, 4, 4, 2)),
-    'conv, dilated': (layer('conv', (2, 3, 2, 3), padding='SAME', dilation=(2, 2)), (2, 5, 6, 2)),
-    'conv, grouped': (layer('conv', (3, 3, 2, 6), padding='SAME', groups=3), (2, 4, 3, 6)),
-    'depthwise': (layer('depthwise', (3, 3, 3, 1), stride=(2, 2), padding='SAME'), (2, 5, 4, 3)),
-    'depthwise, multiplied': (layer('depthwise', (3, 2, 2, 2)), (2, 4, 4, 2)),
-    'depthwise, dilated': (layer('depthwise', (2, 2, 2, 1), padding='SAME', dilation=(2, 2)),
+LAYERS = {  # the layer, the shape of its inputs, the shape of w where that is not its kernel
+    'conv': (layer('conv', 3, 3, 3, 4, padding='SAME'), (2, 4, 5, 3)),
+    'conv, one channel': (layer('conv', 3, 3, 1, 2, padding='SAME'), (2, 3, 4, 1)),
+    'conv of one pixel': (layer('conv', 3, 3, 2, 4, padding='SAME'), (3, 1, 1, 2)),
+    'conv, strided': (layer('conv', 2, 3, 2, 3, stride=(2, 1), padding='SAME'), (2, 5, 4, 2)),
+    'conv, not padded': (layer('conv', 3, 2, 2, 3, stride=(2, 2)), (2, 6, 5, 2)),
+    'conv, padded otherwise': (layer('conv', 3, 3, 2, 3, stride=(2, 2), padding=((1, 2), (0, 2))),
+                               (2, 4, 4, 2)),
+    'conv, dilated': (layer('conv', 2, 3, 2, 3, padding='SAME', dilation=(2, 2)), (2, 5, 6, 2)),
+    'conv, grouped': (layer('conv', 3, 3, 2, 6, padding='SAME', groups=3), (2, 4, 3, 6)),
+    'depthwise': (layer('depthwise', 3, 3, 3, 1, stride=(2, 2), padding='SAME'), (2, 5, 4, 3)),
+    'depthwise, multiplied': (layer('depthwise', 3, 2, 2, 2), (2, 4, 4, 2)),
+    'depthwise, dilated': (layer('depthwise', 2, 2, 2, 1, padding='SAME', dilation=(2, 2)),
                            (2, 4, 5, 2)),
-    'dense': (layer('dense', (6, 5)), (4, 6)),
-    'mean': (layer('mean', (2, 3), stride=(2, 2)), (2, 4, 7, 3), (1, 1)),
-    'mean, padded': (layer('mean', (3, 3), stride=(2, 2), padding='SAME'), (2, 4, 5, 3), (1, 1)),
-    'scale': (layer('scale', (1, 3)), (2, 3, 2, 3)),
+    'dense': (layer('dense', 6, 5), (4, 6)),
+    'mean': (layer('mean', window=(2, 3), stride=(2, 2)), (2, 4, 7, 3), (1, 1)),
+    'mean, padded': (layer('mean', window=(3, 3), stride=(2, 2), padding='SAME'), (2, 4, 5, 3),
+                     (1, 1)),
+    'scale': (layer('scale', 1, 3), (2, 3, 2, 3)),
     'add': (layer('add'), (2, 3, 2, 4), (2, 1)),
     'add of three': (layer('add'), (2, 2, 2, 6), (3, 1)),
 }
 LOW, HIGH = -1.0, 2.5
-RULES = {  # ours, the oracle's, and whether inputs may have both signs
-    'zplus': (rules.zplus, oracle.zplus, False),
-    'zplus, signed': (rules.zplus_signed, oracle.zplus, True),
+RULES = {  # ours, the oracle's, whether inputs may have both signs, whether outputs may
+    'zplus': (rules.zplus, oracle.zplus, False, False),
+    'zplus, signed': (rules.zplus, oracle.zplus, True, True),
     'zbeta': (partial(rules.zbeta, low=LOW, high=HIGH), partial(oracle.zbeta, low=LOW, high=HIGH),
-              True),
-    'wsquare': (rules.wsquare, oracle.wsquare, True),
-    'flat': (rules.flat, oracle.flat, True),
-    'epsilon': (partial(rules.epsilon, eps=0.1), partial(oracle.epsilon, eps=0.1), True),
-    'gamma': (rules.gamma, oracle.gamma, False),
-    'gamma, signed': (rules.gamma_signed, oracle.gamma_signed, True),
-    'gamma, signed outputs': (rules.gamma_signed, oracle.gamma_signed, False),
-    'alpha1': (rules.ALPHA1, partial(oracle.alpha_beta, alpha=1, beta=0), False),
-    'alpha2': (rules.ALPHA2, partial(oracle.alpha_beta, alpha=2, beta=1), False),
-    'alpha1, signed': (rules.ALPHA1, partial(oracle.alpha_beta, alpha=1, beta=0), True),
-    'alpha2, signed': (rules.ALPHA2, partial(oracle.alpha_beta, alpha=2, beta=1), True),
-    'lifted': (partial(rules.lifted, share=0.25), oracle.rms, True),
+              True, True),
+    'wsquare': (rules.wsquare, oracle.wsquare, True, True),
+    'flat': (rules.flat, oracle.flat, True, True),
+    'epsilon': (partial(rules.epsilon, eps=0.1), partial(oracle.epsilon, eps=0.1), True, True),
+    'gamma': (rules.gamma, oracle.gamma, False, False),
+    'gamma, signed': (rules.gamma, oracle.gamma_signed, True, True),
+    'gamma, signed outputs': (rules.gamma, oracle.gamma_signed, False, True),
+    'gamma of one half': (partial(rules.gamma, gamma=0.5), partial(oracle.gamma_signed, gamma=0.5),
+                          True, True),
+    'alpha1': (rules.ALPHA1, partial(oracle.alpha_beta, alpha=1, beta=0), False, False),
+    'alpha2': (rules.ALPHA2, partial(oracle.alpha_beta, alpha=2, beta=1), False, False),
+    'alpha1, signed': (rules.ALPHA1, partial(oracle.alpha_beta, alpha=1, beta=0), True, True),
+    'alpha2, signed': (rules.ALPHA2, partial(oracle.alpha_beta, alpha=2, beta=1), True, True),
+    'epsilon, rms': (rules.epsilon_rms, oracle.rms, True, True),
 }
 EQUAL = {'flat'}  # rules that take no notice of w; pooling and additions have none of their own
 
@@ -64,7 +69,7 @@ def numbers(place, odd, signed):
     Otherwise the batch holds usual inputs, none, a single one, large ones and small ones.
     """
     kind, inputs, *shape = LAYERS[place]
-    shape, rng = shape[0] if shape else kind.size, np.random.default_rng(sum(inputs) + 1)
+    shape, rng = shape[0] if shape else kind.kernel, np.random.default_rng(sum(inputs) + 1)
     own = kind.kind not in ('mean', 'add')
     w = rng.normal(size=shape) if own else np.ones(shape)
     r = rng.normal(size=oracle.output_shape(kind, inputs, w))
@@ -110,8 +115,10 @@ def propagated():
                 found = {}
                 for case in False, True:
                     kept = None
-                    for name, (function, _, signed) in RULES.items():
-                        each = LAYERS[place][0]._replace(low=-np.inf if signed else 0.0)
+                    for name, (function, _, signed, below_zero) in RULES.items():
+                        each = LAYERS[place][0]._replace(
+                            low=-np.inf if signed else 0.0,
+                            activation='linear' if below_zero else 'relu')
                         a, w, b, r = numbers(place, case, signed)
                         kept = kept or weights(w, b)  # shared, as the composites of a run share it
                         found[name, case] = function(each, tensor(a), kept, tensor(r))
@@ -124,7 +131,7 @@ def propagated():
 @pytest.mark.parametrize('rule', RULES)
 @pytest.mark.parametrize('place', LAYERS)
 def test_rule(propagated, place, rule):
-    _, truth, signed = RULES[rule]
+    _, truth, signed, _ = RULES[rule]
     for odd in False, True:
         a, w, b, r = numbers(place, odd, signed)
         found = propagated(place, rule, odd)
@@ -164,7 +171,7 @@ def test_conservation(propagated, place):
 def test_alpha_beta_by_hand():
     """Two denominators. Rising 2 + 2 with the bias, falling -3: R = 2 * 8 * 2/4 - 8 * 3/3; with a
     bias of -1 rising 2, falling -3 - 1: R = 2 * 8 * 2/2 - 8 * 3/4."""
-    dense = layer('dense', (2, 1), low=-np.inf)
+    dense = layer('dense', 2, 1, low=-np.inf)
 
     def build(tensor, weights):
         return [rules.ALPHA2(dense, tensor([[1.0, -3.0]]), weights([[2.0], [1.0]], [b]),
@@ -174,7 +181,7 @@ def test_alpha_beta_by_hand():
 
 def test_flat_leaves_out_padding():
     """Of 2x3 outputs the four at the corners read 4 pixels, the middle ones 6."""
-    conv, r = layer('conv', (3, 3, 1, 1), padding='SAME'), np.ones((1, 2, 3, 1))
+    conv, r = layer('conv', 3, 3, 1, 1, padding='SAME'), np.ones((1, 2, 3, 1))
     found = run(lambda tensor,
                 weights: rules.flat(conv, tensor(-7 * r), weights(np.zeros((3, 3, 1, 1)), [1]),
                                     tensor(r)))
@@ -193,7 +200,7 @@ def test_box_loses_nothing_on_black_or_white_under_weights_of_one_sign(shade, si
     np.testing.assert_allclose(sums(found), sums(r), rtol=0, atol=1e-3 * np.abs(r).sum())
 
 
-@pytest.mark.parametrize('rule', ['zplus', 'gamma', 'alpha2', 'lifted', 'flat'])
+@pytest.mark.parametrize('rule', ['zplus', 'gamma', 'alpha2', 'epsilon, rms', 'flat'])
 def test_neighbours_in_the_batch_do_not_matter(rule):
     a, w, b, r = numbers('conv', True, False)
     a[0] *= 1000
@@ -224,7 +231,7 @@ def test_rules_of_ones_own_can_share_what_is_kept():
 
 # Pooling and what moves
 
-POOL = layer('max', (2, 2), stride=(2, 2))
+POOL = layer('max', window=(2, 2), stride=(2, 2))
 
 
 def test_max_pooling_takes_the_first_winner():
@@ -259,26 +266,25 @@ def test_activations_are_those_of_keras(activation):
                                rtol=1e-5, atol=1e-6)
 
 
-# The walk through branches
+# The backward pass through branches
 
 TABLE = [  # two convolutions that are added, a gate on their sum, and a concatenation
-    Layer('one', 'conv', ('pixels',), (3, 3, 2, 4), padding='SAME', activation='relu',
-          place='pixels', low=-1.0, high=[1.0, 1.0]),
+    Layer('one', 'conv', ('pixels',), (3, 3, 2, 4), padding='SAME', activation='relu'),
     Layer('two', 'conv', ('one',), (3, 3, 4, 4), padding='SAME'),
-    Layer('sum', 'add', ('one', 'two'), activation='relu', low=-np.inf),
-    Layer('mean', 'mean', ('sum',), (6, 6)),
-    Layer('gate', 'conv', ('mean',), (1, 1, 4, 4), activation='sigmoid', place='dense'),
-    Layer('gated', 'gate', ('sum', 'gate'), low=0.0),
+    Layer('sum', 'add', ('one', 'two'), activation='relu'),
+    Layer('mean', 'mean', ('sum',), window=(6, 6)),
+    Layer('gate', 'conv', ('mean',), (1, 1, 4, 4), activation='sigmoid'),
+    Layer('gated', 'gate', ('sum', 'gate')),
     Layer('both', 'concat', ('gated', 'one')),
-    Layer('pool', 'max', ('both',), (2, 2), stride=(2, 2)),
+    Layer('pool', 'max', ('both',), window=(2, 2), stride=(2, 2)),
     Layer('padded', 'pad', ('pool',), padding=((1, 0), (0, 1))),
     Layer('cropped', 'crop', ('padded',), padding=((1, 1), (0, 1))),
-    Layer('flat', 'flatten', ('cropped',), (48,)),
-    Layer('logits', 'dense', ('flat',), (48, 3), place='dense'),
+    Layer('flat', 'flatten', ('cropped',), shape=(48,)),
+    Layer('logits', 'dense', ('flat',), (48, 3)),
 ]
 
 
-def walk(composites, table=TABLE, biased=True, seed=0):
+def backward(composites, table=TABLE, biased=True, seed=0):
     """Activations, relevance by each composite started at the first logit, and gradient x input, in
     float64."""
     rng = np.random.default_rng(seed)
@@ -289,11 +295,12 @@ def walk(composites, table=TABLE, biased=True, seed=0):
         for each in table:
             if each.kind in vgg.model.LINEAR:
                 own = each.kind in vgg.model.WEIGHTED
-                w = rng.normal(size=each.size) if own else np.ones((len(each.inputs), 1))
+                w = rng.normal(size=each.kernel) if own else np.ones((len(each.inputs), 1))
                 kept[each.name] = weights(w, biased * rng.normal(0, 0.3, w.shape[-1]))
         a = vgg.model.forward(x, table, kept)
-        r = a['logits'] * [1.0, 0, 0]
-        found = {name: rules.relevance(name, table, a, kept, r) for name in composites}
+        r, located = a['logits'] * [1.0, 0, 0], placed(table, a, [-1.0, -1.0], [1.0, 1.0])
+        found = {name: rules.relevance(rules.COMPOSITES[name], located, a, kept, r)
+                 for name in composites}
         return a, found, tf.gradients(a['logits'][:, 0], x)[0] * x
     return run(build, 'float64')
 
@@ -303,13 +310,13 @@ def test_epsilon_is_gradient_times_input_through_branches():
     table = [each for each in TABLE if each.name not in ('mean', 'gate', 'gated')]
     table = [each._replace(inputs=('sum', 'one')) if each.name == 'both' else each
              for each in table]
-    _, found, expected = walk(['epsilon'], table)
+    _, found, expected = backward(['epsilon'], table)
     np.testing.assert_allclose(found['epsilon']['pixels'], expected, rtol=0,
                                atol=1e-4 * np.abs(expected).max())
 
 
 def test_relevance_adds_up_where_branches_meet():
-    a, found, _ = walk(list(rules.COMPOSITES))
+    a, found, _ = backward(list(rules.COMPOSITES))
     for name, r in found.items():
         assert set(r) == {'pixels', *(each.name for each in TABLE)} - {'mean', 'gate'}, name
         assert all(np.isfinite(each).all() for each in r.values()), name
@@ -321,7 +328,7 @@ def test_relevance_adds_up_where_branches_meet():
 @pytest.mark.parametrize('composite', ['deep-taylor', 'zplus', 'wsquare', 'alpha1beta0'])
 def test_conserves_through_branches_without_biases(composite):
     """From the logits to where relevance leaves: a unit that is active has inputs that raise it."""
-    a, found, _ = walk([composite], biased=False)
+    a, found, _ = backward([composite], biased=False)
     for name in ('flat', 'pool', 'both'):
         np.testing.assert_allclose(sums(found[composite][name]), sums(found[composite]['logits']),
                                    rtol=1e-6)
@@ -329,25 +336,33 @@ def test_conserves_through_branches_without_biases(composite):
                                rtol=1e-6)
 
 
-def test_composites_of_vgg16():
-    """The rule of each place, by name: pixels, blocks 1 to 3, blocks 4 and 5, dense layers,
-    pooling."""
-    network = vgg.network
-    table = network.with_pixels(vgg.model.layer_table('vgg16', [8, 6]),
-                                vgg.preprocessing.Preparation('caffe'), (224, 224, 3))
-    places = [each.place for each in table if each.kind in ('conv', 'dense')]
-    assert places == ['pixels'] + ['lower'] * 6 + ['upper'] * 6 + ['dense'] * 2
-    assert [each.place for each in table if each.kind == 'max'] == ['lower'] * 3 + ['upper'] * 2
-    assert [each.name for each in table if each.signed] == ['block1_conv1', ]
-    np.testing.assert_allclose([table[0].low, table[0].high],
-                               [[-103.939, -116.779, -123.68], [151.061, 138.221, 131.32]],
-                               rtol=1e-6)
-    box, gamma, zplus, epsilon = rules.box, rules.gamma, rules.zplus, rules.epsilon
-    rows = {'epsilon-gamma-box': (box, gamma, gamma, epsilon),
-            'deep-taylor': (box, zplus, zplus, zplus),
-            'epsilon-plus': (rules.ALPHA1,) * 3 + (epsilon,),
-            'epsilon-plus-flat': (rules.flat, rules.ALPHA1, rules.ALPHA1, epsilon),
-            'epsilon-alpha2beta1-flat': (rules.flat, rules.ALPHA2, rules.ALPHA2, epsilon)}
-    for name, row in rows.items():
-        assert rules.COMPOSITES[name] == (*row, rules.max_pool)
-    assert rules.COMPOSITES['montavon2019'].pooling is rules.mean_pool
+def test_places_and_bounds():
+    """By the size of the maps that a layer reads; bounds follow what only moves the pixels."""
+    table = [Layer('padded', 'pad', ('pixels',), padding=((1, 1), (1, 1))),
+             Layer('first', 'conv', ('padded',), (3, 3, 3, 4), activation='relu'),
+             Layer('large', 'conv', ('first',), (3, 3, 4, 4)),
+             Layer('pool', 'max', ('large',), window=(8, 8), stride=(8, 8)),
+             Layer('small', 'conv', ('pool',), (1, 1, 4, 4), activation='relu'),
+             Layer('point', 'conv', ('small',), (4, 4, 4, 5), activation='relu'),
+             Layer('flat', 'flatten', ('point',), shape=(5,)),
+             Layer('logits', 'dense', ('flat',), (5, 2))]
+    sides = dict(zip(['pixels'] + [each.name for each in table], (32, 34, 32, 32, 4, 4, 1)))
+    a = {name: np.zeros((1, side, side, 1)) for name, side in sides.items()}
+    a = {name: tf.constant(x) for name, x in {**a, 'flat': np.zeros((1, 5)),
+                                              'logits': np.zeros((1, 2))}.items()}
+    found = {each.name: each for each in placed(table, a, [5, -1, -1], [6, 2, -0.5])}
+    assert [found[name].place for name in ('first', 'large', 'pool', 'small', 'point', 'logits')] \
+        == ['pixels', 'lower', 'lower', 'upper', 'dense', 'dense']
+    assert (found['first'].low, found['first'].high) == ([0, -1, -1], [6, 2, 0])
+    assert [name for name, each in found.items() if each.signed] == ['padded', 'first', 'pool',
+                                                                     'small']
+
+
+def test_digits_and_photographs_share_their_rules():
+    """The rules for inputs that are not negative are the same text in both folders, and so are the
+    measures of the experiments."""
+    mnist = scripts('mnist')
+    for name in ('stabilise', 'zplus', 'zbeta', 'epsilon', 'gamma', 'max_pool'):
+        assert inspect.getsource(getattr(mnist.rules, name)) == inspect.getsource(
+            inspect.unwrap(getattr(rules, name)))
+    assert inspect.getsource(mnist.measures) == inspect.getsource(vgg.measures)
