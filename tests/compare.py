@@ -16,7 +16,6 @@ import statistics
 import sys
 import time
 
-from benchmark import feed_of
 import numpy as np
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -92,7 +91,7 @@ def explained(name, precision, images):
     low, high = map(np.float64, explainer.network.bounds)
     margin = 1e-6 * (high - low)
     composite = zennit_composites(low - margin, high + margin, dtype)[name]
-    return explainer, feed_of(explainer, images), torch_network(torch, explainer), composite
+    return explainer, explainer.feed(images, None, None), torch_network(torch, explainer), composite
 
 
 def main():
