@@ -42,10 +42,15 @@ def photograph(path, size=(60, 40), seed=0, **options):
     return path
 
 
-def shrink(monkeypatch):
-    """Makes the scripts' VGG a small one; returns the scripts."""
+def shrink(monkeypatch, weights=None):
+    """Makes the scripts' VGG a small one. Returns the scripts.
+
+    weights: an .npz that stands in for the bundled one, for --weights caltech101.
+    """
     vgg = scripts('vgg')
     monkeypatch.setattr(vgg.model, 'WIDTHS', WIDTHS)
+    if weights:
+        monkeypatch.setitem(vgg.network.BUNDLED, 'caltech101', weights)
     return vgg
 
 
@@ -71,8 +76,8 @@ def run(main, capsys, *arguments):
 
 
 def script_in(folder, monkeypatch, capsys, model='short'):
-    """Goes to a folder with a small network's weights. Returns a function that runs vgg/lrp.py
-    there, as `run` does."""
+    """Goes to a folder with a small network's weights, small.npz. Returns a function that runs
+    vgg/lrp.py there with these or other weights as the bundled ones, as `run` does."""
     vgg = shrink(monkeypatch)
     if model == 'short':
         monkeypatch.setitem(vgg.model.DEPTHS, 'vgg16', SHORT)
@@ -80,7 +85,7 @@ def script_in(folder, monkeypatch, capsys, model='short'):
     np.savez('small.npz', **random_weights(model=model), classes=CLASSES)
 
     def command(*arguments, weights='small.npz', results='results'):
-        prepared = [] if weights == 'caltech101' else ['--preprocessing', 'caffe']
-        return run(vgg.lrp.main, capsys, *prepared, *arguments, '--weights', weights, '--results',
+        shrink(monkeypatch, folder / weights)
+        return run(vgg.lrp.main, capsys, *arguments, '--weights', 'caltech101', '--results',
                    results)
     return command
