@@ -1,7 +1,4 @@
-"""What the scripts share: TensorFlow without its log, the command line, files written whole.
-
-The same file stands in mnist/ and in vgg/, so that each folder can be read and copied alone.
-"""
+"""What the scripts share: TensorFlow without its log, the command line, files written whole."""
 import argparse
 import contextlib
 import functools
@@ -93,11 +90,14 @@ class Parser(argparse.ArgumentParser):
     def error(self, message):
         self.exit(2, f'{self.prog}: {one_line(message)}\n')
 
-    def run(self, job, args):
-        """Runs job(args), which may return a line for each input that failed.
+    def run(self, job, argv=None):
+        """Runs job(args) for the arguments argv (default: the command line's), and exits.
 
-        Exit status: 0, 1 if inputs failed, 2 if the command was refused, 128 + signal if stopped.
+        The job may return a line for each input that failed. Exit status: 0, 1 if inputs failed, 2
+        if the command was refused, 128 + signal if stopped.
         """
+        parsed = isinstance(argv, argparse.Namespace)
+        args = argv if parsed else self.parse_intermixed_args(argv)
         try:
             failures = job(args)
             sys.stdout.flush()
@@ -165,9 +165,9 @@ def once(values):
     return list(dict.fromkeys(values))
 
 
-def progress_bar(total, unit, metrics=(), quiet=False):
-    """Keras's progress bar on a terminal; elsewhere one line at the end, or none if quiet."""
-    verbose = 1 if sys.stdout.isatty() else 0 if quiet else 2
+def progress_bar(total, unit, metrics=()):
+    """Keras's progress bar on a terminal; elsewhere one line at the end."""
+    verbose = 1 if sys.stdout.isatty() else 2
     return keras.utils.Progbar(total, unit_name=unit, verbose=verbose, stateful_metrics=metrics)
 
 

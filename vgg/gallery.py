@@ -15,7 +15,7 @@ import json
 from pathlib import Path
 from urllib.parse import quote
 
-from common import Parser, Refused, make_folder, progress_bar, write
+from common import Parser, Refused, make_folder, write
 from heatmaps import recorded
 
 HERE = Path(__file__).resolve().parent
@@ -23,15 +23,8 @@ HERE = Path(__file__).resolve().parent
 
 def read_records(folder):
     """[(file name, record)] of all results in a folder, by name."""
-    paths = sorted(folder.glob('*.jpg'))
-    bar, found = progress_bar(len(paths), 'result', quiet=True), []
-    for i, path in enumerate(paths, 1):
-        record = recorded(path)
-        if record:
-            found.append((path.name, record))
-        if i % 100 == 0 or i == len(paths):
-            bar.update(i)
-    return found
+    found = [(path.name, recorded(path)) for path in sorted(folder.glob('*.jpg'))]
+    return [(name, record) for name, record in found if record]
 
 
 def entry(name, record):
@@ -91,16 +84,11 @@ def make(args):
           f'{len(records)} pictures')
 
 
-def parse(argv):
+def main(argv=None):
     parser = Parser(__doc__)
     parser.add_argument('--results', type=Path, default=HERE / 'results', metavar='DIR',
                         help='default: vgg/results')
-    return parser, parser.parse_args(argv)
-
-
-def main(argv=None):
-    parser, args = parse(argv)
-    parser.run(make, args)
+    parser.run(make, argv)
 
 
 if __name__ == '__main__':

@@ -34,7 +34,12 @@ WALKS = 4  # most targets of a picture explained in one run: each takes memory o
 
 def explain(args):
     """Explains the pictures named on the command line. Returns a line for each that failed."""
-    begin, (paths, failed) = time.time(), find(args.image)
+    begin = time.time()
+    paths, failed = find(args.image)
+    args.rule = once(args.rule)
+    if args.cmap not in matplotlib.colormaps:
+        raise Refused(f'--cmap {args.cmap}: no such colour map; there are seismic, bwr, coolwarm, '
+                      'RdBu_r, PiYG and others')
     check_height(args)
     make_folder(args.results)
     output = Output(args.results, args.rule, args.cmap, args.layers, args.save_relevance,
@@ -93,7 +98,7 @@ def digest_of(path):
     return digest(path) if path and path.is_file() else None
 
 
-def parse(argv):
+def main(argv=None):
     parser = Parser(__doc__)
     network, what, how = add_network_options(parser, DEFAULT)
     network.add_argument('--classes', type=Path, metavar='FILE',
@@ -117,17 +122,7 @@ def parse(argv):
     written.add_argument('--cmap', default='seismic', metavar='NAME',
                          help='a colour map of matplotlib (default: seismic)')
     how.add_argument('--overwrite', action='store_true', help='replace what stands in the way')
-    args = parser.parse_intermixed_args(argv)
-    args.rule = once(args.rule)
-    if args.cmap not in matplotlib.colormaps:
-        parser.error(f'--cmap {args.cmap}: no such colour map; there are seismic, bwr, coolwarm, '
-                     'RdBu_r, PiYG and others')
-    return parser, args
-
-
-def main(argv=None):
-    parser, args = parse(argv)
-    parser.run(explain, args)
+    parser.run(explain, argv)
 
 
 if __name__ == '__main__':
