@@ -321,7 +321,7 @@ def test_folder_with_pictures_and_other_files(lrp):
 def test_long_titles_are_legible(folder):
     """On two lines rather than in small letters, none wider than its panel; short ones as large as
     all."""
-    fitted = scripts(folder).figures.fitted
+    fitted = scripts(folder).heatmaps.fitted
     lines, font = fitted('panda 1.00 rather than cougar (body) 0.00', 177)
     assert lines == 'panda 1.00 rather than\ncougar (body) 0.00' and font.size == 15
     assert max(map(font.getlength, lines.split('\n'))) <= 177

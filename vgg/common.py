@@ -120,17 +120,6 @@ def one_line(text):
                    for c in text)
 
 
-def rule_names(names):
-    """A type for --rule: one of these names."""
-    def name(text):
-        if text not in names:
-            hint = f'; put pictures first: {text} --rule {names[0]}' if os.path.exists(text) else ''
-            raise argparse.ArgumentTypeError(f'{text} is none of {", ".join(names)}{hint}')
-        return text
-    names = list(names)
-    return name
-
-
 def count(text):
     """A type for options: a whole number from 1 to a million."""
     return number(text, int, 1, 10 ** 6)

@@ -16,7 +16,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from common import Parser, Refused, make_folder, write
-from heatmaps import recorded
+from results import recorded
 
 HERE = Path(__file__).resolve().parent
 

@@ -1,24 +1,15 @@
-"""Pictures out: heatmaps in colour, a photograph beside its heatmaps, the record in a result.
-
-A result says in its JPEG comment, a line of JSON, of which picture, network and options it is.
-"""
-import json
+"""Pictures out: heatmaps in colour, a photograph beside its heatmaps, and what is said of them."""
 import os
-import zipfile
 
 import matplotlib
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont, PngImagePlugin
+from PIL import Image, ImageDraw, ImageFont
 
-from common import encoded, write
 from pictures import HEIGHT
 
 BAR = 44  # pixels above each panel; gallery.html cuts sheets by the same
 COLUMNS, LAYER_COLUMNS = 6, 7  # panels in a line; with VGG's five pooling layers and the pixels
 PERCENTILE = 99.5  # of |relevance| gets the full colour: single pixels must not pale the rest
-MAX_SIDE = 65500  # pixels of a JPEG
-RECORD = {'picture', 'stamp', 'weights', 'options', 'targets', 'classes', 'probabilities', 'logits',
-          'relevance'}  # what a record says
 GAP = 8  # pixels between panels; gallery.html cuts sheets by the same
 KEY = 36  # pixels, below the panels, for what the colours mean
 TONES = ['#4477aa', '#ee6677', '#228833', '#aa3377', '#666666', '#ccbb44']  # Tol, colour-blind safe
@@ -50,60 +41,29 @@ def sheet(photograph, rows, cmap, columns=COLUMNS):
 
     A row of more panels than columns goes on in the next line.
     """
-    width, height = photograph.size
     lines = []
     for title, heatmaps in rows:
         panels = [(title, photograph)]
         panels += [(label, colour(r, photograph.size, cmap)) for label, r in heatmaps.items()]
         lines += [panels[start:start + columns] for start in range(0, len(panels), columns)]
-    pixels = GAP + max(map(len, lines)) * (width + GAP), len(lines) * (BAR + height + GAP) + KEY
-    result = Image.new('RGB', pixels, 'white')
-    result.paste(key(pixels[0], cmap), (0, pixels[1] - KEY))
-    pen = ImageDraw.Draw(result)
+    across, down = photograph.width + GAP, BAR + photograph.height + GAP
+    size = GAP + max(map(len, lines)) * across, len(lines) * down + KEY
+    result = Image.new('RGB', size, 'white')
     for i, line in enumerate(lines):
         for j, (label, image) in enumerate(line):
-            left, top = GAP + j * (width + GAP), i * (BAR + height + GAP) + BAR
-            result.paste(image, (left, top))
-            text, font = fitted(label, width)
-            pen.text((left + width / 2, top - BAR / 2), text, 'black', font, anchor='mm',
-                     align='center', spacing=1)
-            corner = left + width - 1, top + height - 1
-            pen.rectangle((left, top, *corner), outline='lightgrey')
+            draw_panel(result, label, image, GAP + j * across, i * down + BAR)
+    result.paste(key(result.width, cmap), (0, result.height - KEY))
     return result
 
 
-def sheet_height(rows, heatmaps, columns=COLUMNS):
-    """The height in pixels of a sheet of so many rows of heatmaps."""
-    return rows * -(-(1 + heatmaps) // columns) * (BAR + HEIGHT + GAP) + KEY
-
-
-def write_heatmap(path, image, rule):
-    """Writes a PNG that says that it is a heatmap."""
-    text = PngImagePlugin.PngInfo()
-    text.add_text('relevance', rule)
-    write(path, encoded(image.save, 'PNG', pnginfo=text))
-
-
-def write_sheet(path, image, record):
-    """Writes a JPEG with the record as its comment."""
-    comment = json.dumps(record, separators=(',', ':')).encode()
-    write(path, encoded(image.save, 'JPEG', quality=92, subsampling=0, comment=comment))
-
-
-def recorded(path):
-    """The record in a result; {} in a result without one, such as a heatmap; else None."""
-    try:
-        if path.suffix == '.npz':
-            with zipfile.ZipFile(path) as archive:
-                names = archive.namelist()
-            return {} if any(name.startswith('relevance/') for name in names) else None
-        with Image.open(path, formats=['JPEG', 'PNG']) as image:
-            if image.format == 'PNG':
-                return {} if 'relevance' in image.info else None
-            record = json.loads(image.info['comment'])
-        return (record if RECORD <= record.keys() else {}) if 'relevance' in record else None
-    except Exception:  # whatever else may stand there
-        return None
+def draw_panel(result, label, image, left, top):
+    """Draws an image on the sheet, with its label above it."""
+    pen, (text, font) = ImageDraw.Draw(result), fitted(label, image.width)
+    result.paste(image, (left, top))
+    pen.text((left + image.width / 2, top - BAR / 2), text, 'black', font, anchor='mm',
+             align='center', spacing=1)
+    corner = left + image.width - 1, top + image.height - 1
+    pen.rectangle((left, top, *corner), outline='lightgrey')
 
 
 def coloured(values, cmap='seismic'):
@@ -148,15 +108,42 @@ def add_key(figure, axes, size=10):
     bar.ax.tick_params(length=0, labelsize=size)
 
 
-def curves(axes, x, lines):
-    """Draws up to six lines {name: (values, style)}, each with its name at its end."""
-    tones = dict(zip(lines, TONES))
-    for name, (values, style) in lines.items():
-        axes.plot(x, values, style, color=tones[name])
-    low, high = axes.get_ylim()
-    at = -np.inf
-    for name in sorted(lines, key=lambda name: lines[name][0][-1]):
-        at = max((lines[name][0][-1] - low) / (high - low), at + 1 / 16)  # names do not overlap
-        axes.text(1.02, at, name, va='center', fontsize=11, color=tones[name],
-                  transform=axes.transAxes)
-    axes.grid(alpha=0.3)
+# Words
+
+def title_of(target, probabilities, classes, against):
+    """'panda 1.00' or 'panda 1.00 rather than cougar 0.00'. target, against: classes by index."""
+    title = f'{classes[target]} {probabilities[target]:.2f}'
+    if against is None:
+        return title
+    return f'{title} rather than {classes[against]} {probabilities[against]:.2f}'
+
+
+def sums_in_words(result, one_sign, against):
+    """The logit, the share of the relevance that arrived, and what to know about the heatmaps.
+
+    result: the Explanation of one picture; one_sign: its rules of one sign at the logits, which
+    start from |logit|. In a contrast they take off as much as they gave; the others start from the
+    difference of the two logits.
+    """
+    logit, contrast = float(result.logits[result.targets]), against is not None
+    both = [rule for rule in result.relevance if rule not in one_sign]
+    one = [rule for rule in result.relevance if rule in one_sign]
+    kinds = [('sum R / logit', both, logit), ('sum R / |logit|', one, abs(logit))]
+    if contrast:
+        apart = logit - float(result.logits[against])
+        kinds = [(f'sum R / difference of logits {apart:.3f}', both, apart),
+                 ('sum R / |logit|, as much taken off', one, abs(logit))]
+    said, lost = [f'logit {logit:.3f}'], []
+    for words, rules, start in kinds:
+        if rules and start:
+            shares = {rule: result.relevance[rule].sum(dtype=np.float64) / start for rule in rules}
+            parts = [f'{rule} {round(share, 4) + 0.0:.4f}' for rule, share in shares.items()]
+            said.append(f'{words}: {", ".join(parts)}')
+            lost += [rule for rule in rules if abs(shares[rule]) < 0.1]
+    empty = [rule for rule, r in result.relevance.items() if not r.any()]
+    lost = [rule for rule in lost if rule not in empty and not (contrast and rule in one_sign)]
+    if lost:
+        said.append(f'biases took over nine tenths of the relevance: {", ".join(lost)}')
+    if empty:
+        said.append(f'the heatmap is empty: {", ".join(empty)}')
+    return '; '.join(said)

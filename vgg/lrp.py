@@ -13,45 +13,38 @@ white is zero. Each heatmap has its own scale, on which the 99.5th percentile of
 gets the full colour. The line that is printed for each picture gives the logit, and the sum of the
 relevance divided by the value it started from: 1 if nothing was lost.
 """
-import math
 from pathlib import Path
 import time
 
 import matplotlib
 
-from networks.class_names import class_names, find_target
-from common import Parser, Refused, check_spared, count, make_folder, once
+from common import Parser, Refused, check_spared, count, make_folder
 from explainer import open_explainer
+from networks.class_names import class_names, find_target
 from networks.network import digest, weight_file
-from results import Output, check_height, result_names
-from pictures import find
-from rules import DEFAULT
-from run import add_network_options, explain_pictures, inputs, left, own_share
+from pictures import picture_paths
+from results import Job, Output, Question, left, result_names
+from rules import DEFAULT, composites_of, one_sign
+from run import add_network_options, explain_pictures, inputs, worker
 
-VERSION = 3  # of what is computed and drawn: results of another version are made again
-WALKS = 4  # most targets of a picture explained in one run: each takes memory of its own
+VERSION = 4  # of what is computed and drawn: results of another version are made again
 
 
 def explain(args):
     """Explains the pictures named on the command line. Returns a line for each that failed."""
     begin = time.time()
-    paths, failed = find(args.image)
-    args.rule = once(args.rule)
-    if args.cmap not in matplotlib.colormaps:
-        raise Refused(f'--cmap {args.cmap}: no such colour map; there are seismic, bwr, coolwarm, '
-                      'RdBu_r, PiYG and others')
-    check_height(args)
+    paths, failed = picture_paths(args.image)
     make_folder(args.results)
-    output = Output(args.results, args.rule, args.cmap, args.layers, args.save_relevance,
-                    args.top * args.plain, settings(args))
+    output = Output(args.results, list(composites_of(args.rule)), args.top, args.cmap, args.layers,
+                    args.save_relevance, args.plain, settings(args))
     names = result_names(paths, output.endings)
-    files = [file for name in names for file in output.files(name)]
-    check_spared(files, inputs(args, paths))
-    jobs, done, taken = left(own_share(list(zip(names, paths))), output, args.overwrite)
+    check_spared([file for name in names for file in output.files(name)], inputs(args, paths))
+    own, workers = worker()  # this one takes every n-th picture
+    jobs, done, refused = left(list(map(Job, names, paths))[own::workers], output, args.overwrite)
+    failed += refused
     if done:
         hint = '' if jobs else ' (--overwrite explains them again)'
         print(f'{done} done before, {len(jobs)} to do{hint}', flush=True)
-    failed += taken
     if jobs:
         broken = explain_with(args, jobs, output)
         failed += broken
@@ -59,28 +52,33 @@ def explain(args):
             print(f'{len(jobs) - len(broken)} explained, {done} done before, {len(failed)} failed; '
                   f'{time.time() - begin:.0f} seconds; results in {args.results}')
         elif not broken:
-            print(f'wrote {files[-1]}')
+            print(f'wrote {output.files(names[0])[-1]}')
     return failed
 
 
 def explain_with(args, jobs, output):
-    """Opens the network and explains pictures [(name, path)]. Returns a line for each failure."""
-    walks = math.ceil(args.top / math.ceil(args.top / WALKS))  # runs of equal length: 5 is 3 + 2
+    """Opens the network and explains pictures. Returns a line for each that failed."""
     explainer = open_explainer(args.weights, args.rule, args.model, args.preprocessing,
-                               args.precision, walks, args.layers,
-                               pictures=[path for _, path in jobs])
-    classes = class_names(explainer.network, args.classes)
+                               args.precision, args.layers, pictures=[job.path for job in jobs])
+    question = question_of(args, explainer.network)
+    return explain_pictures(explainer, jobs, question, output, args.batch_size)
+
+
+def question_of(args, network):
+    """What the options ask of every picture."""
+    classes, against = class_names(network, args.classes), None
     targets = [-1 - k for k in range(args.top)]
     if args.target is not None:
-        targets = [find_target(args.target, classes)]
-    against = None
+        targets = [find_target(args.target, classes, '--target')]
     if args.against is not None:
         against = find_target(args.against, classes, '--against')
-    if args.top > len(classes) - (against is not None):
-        raise Refused(f'--top {args.top}: the network has {len(classes)} classes')
     if against in targets:
         raise Refused(f'--against {args.against} is the target itself')
-    return explain_pictures(explainer, jobs, targets, against, classes, args.batch_size, output)
+    if args.top > len(set(range(len(classes))) - {against}):
+        raise Refused(f'--top {args.top}: the network has {len(classes)} classes')
+    single = {name for name, composite in composites_of(args.rule).items()
+              if one_sign(composite, network.layers)}
+    return Question(network, classes, targets, against, single)
 
 
 def settings(args):
@@ -119,8 +117,8 @@ def main(argv=None):
                               'photograph, at its size: <name>_<rule>.png, <name>_<rule>_over.png')
     written.add_argument('--save-relevance', action='store_true',
                          help='also <name>.npz: the relevance as numbers, that of --layers, too')
-    written.add_argument('--cmap', default='seismic', metavar='NAME',
-                         help='a colour map of matplotlib (default: seismic)')
+    written.add_argument('--cmap', choices=matplotlib.colormaps, default='seismic',
+                         metavar='NAME', help='a colour map of matplotlib (default: seismic)')
     how.add_argument('--overwrite', action='store_true', help='replace what stands in the way')
     parser.run(explain, argv)
 

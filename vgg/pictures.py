@@ -21,7 +21,7 @@ UNREADABLE = {  # kinds of files that Pillow knows only in part, by how they sta
     b'ftypmif': 'HEIF, as phones write it; export it as JPEG', b'II*': TIFF, b'MM\0': TIFF}
 
 
-def find(arguments):
+def picture_paths(arguments):
     """The paths that folders, @lists of paths, '-' (a list on standard input) and paths stand for.
 
     Returns them in order, and a line for each folder without pictures. Raises Refused if a list
@@ -31,31 +31,31 @@ def find(arguments):
     for argument in arguments:
         if argument.lower().endswith(('.keras', '.h5', '.hdf5')):
             raise Refused(f'{argument} is a network: name it with --weights {argument}')
-        try:
-            if argument == '-' or argument.startswith('@'):
-                paths += listed(argument)
-            else:
-                paths += in_folder(Path(argument)) if os.path.isdir(argument) else [argument]
-        except Refused as error:
-            if argument == '-' or argument.startswith('@'):
-                raise
-            failed.append(str(error))
+        if argument == '-' or argument.startswith('@'):
+            paths += read_list(argument)
+        elif not os.path.isdir(argument):
+            paths.append(argument)
+        else:
+            try:
+                paths += in_folder(Path(argument))
+            except Refused as error:
+                failed.append(str(error))
     if not paths:
         raise Refused(failed[0])
     return paths, failed
 
 
-def listed(argument):
+def read_list(argument):
     """The paths in a list, @file or '-'. Names may be in any encoding."""
     source = 'standard input' if argument == '-' else argument[1:]
     try:
-        text = sys.stdin.buffer.read() if argument == '-' else Path(source).read_bytes()
+        content = sys.stdin.buffer.read() if argument == '-' else Path(source).read_bytes()
     except OSError:
         raise Refused(f'{source} is not a readable list of paths') from None
-    if b'\0' in text:
+    if b'\0' in content:
         raise Refused(f'{source} is not a list of paths')
-    text = text.removeprefix(b'\xef\xbb\xbf').decode('utf-8', 'surrogateescape')
-    paths = [line.strip() for line in text.replace('\r\n', '\n').split('\n') if line.strip()]
+    lines = content.decode('utf-8-sig', 'surrogateescape').split('\n')
+    paths = [line.strip() for line in lines if line.strip()]
     if not paths:
         raise Refused(f'{source} lists no pictures')
     return paths
@@ -66,12 +66,12 @@ def in_folder(folder):
     forms = Image.registered_extensions().items()
     endings = {ending for ending, form in forms if form in Image.OPEN} - {'.h5', '.hdf'}
     try:
-        paths = [str(path) for path in folder.iterdir()
-                 if path.suffix.lower() in endings and not path.name.startswith('.')]
-        folders = sum(path.is_dir() for path in folder.iterdir())
+        inside = [path for path in folder.iterdir() if not path.name.startswith('.')]
     except OSError as error:
         raise Refused(f'{folder} cannot be read ({error.strerror})') from None
+    paths = [str(path) for path in inside if path.suffix.lower() in endings]
     if not paths:
+        folders = sum(path.is_dir() for path in inside)
         hint = f', but {folders} folders; name those: {folder}/*' if folders else ''
         raise Refused(f'{folder}: no pictures in this folder{hint}')
     return sorted(paths)
@@ -101,6 +101,17 @@ def first_picture(paths, size):
         except Refused:
             continue
     return {}
+
+
+def open_pictures(paths, size):
+    """The Pictures for a network of this size, and a line for each that cannot be read."""
+    pictures, failed = [], []
+    for path in paths:
+        try:
+            pictures.append(open_picture(path, size))
+        except Refused as error:
+            failed.append(str(error))
+    return pictures, failed
 
 
 def squashed(image, size):
@@ -182,14 +193,13 @@ def grey_to_8_bits(values, tags):
     low, high = float(values.min()), float(values.max())
     if not np.isfinite([low, high]).all():
         raise ValueError('it holds values that are not finite')
-    white, note = white_of(values, tags, signed, high)
     black = min(low, 0)
     if low < 0:
         white, note = high, f'from {low:g}, taken for black, to {high:g}, taken for white'
-    grey = np.empty(values.shape, np.uint8)
-    for row in range(0, len(values), 256):  # in parts, for floats take 8 times the memory
-        part = np.clip(np.asarray(values[row:row + 256], np.float64), black, white)
-        grey[row:row + 256] = 255 * (part - black) / ((white - black) or 1)
+    else:
+        white, note = white_of(values, tags, signed, high)
+    steps = np.clip(np.asarray(values, np.float32), black, white) - np.float32(black)
+    grey = np.uint8(255 * steps / np.float32((white - black) or 1))
     return 255 - grey if tags.get(WHITE_IS_ZERO) == 0 else grey, note
 
 
