@@ -77,7 +77,7 @@ class Explainer:
         self.pixels = tf.placeholder(dtype, [None, *shape])
         self.target, self.against = (tf.placeholder(tf.int64, [None]) for _ in range(2))
         a = forward(self.pixels, network.layers, self.weights)
-        table = placed(network.layers, a, *bounds)
+        table = self.table = placed(network.layers, a, *bounds)
         self.picture_bytes = sum(np.prod(each.shape[1:]) * each.dtype.size for each in a.values())
         self.logits = a[table[-1].name]
         targets, chosen = self.choose()

@@ -60,13 +60,14 @@ def explain_with(args, jobs, output):
     """Opens the network and explains pictures. Returns a line for each that failed."""
     explainer = open_explainer(args.weights, args.rule, args.model, args.preprocessing,
                                args.precision, args.layers, pictures=[job.path for job in jobs])
-    question = question_of(args, explainer.network)
+    question = question_of(args, explainer)
     return explain_pictures(explainer, jobs, question, output, args.batch_size)
 
 
-def question_of(args, network):
+def question_of(args, explainer):
     """What the options ask of every picture."""
-    classes, against = class_names(network, args.classes), None
+    network, against = explainer.network, None
+    classes = class_names(network, args.classes)
     targets = [-1 - k for k in range(args.top)]
     if args.target is not None:
         targets = [find_target(args.target, classes, '--target')]
@@ -77,7 +78,7 @@ def question_of(args, network):
     if args.top > len(set(range(len(classes))) - {against}):
         raise Refused(f'--top {args.top}: the network has {len(classes)} classes')
     single = {name for name, composite in composites_of(args.rule).items()
-              if one_sign(composite, network.layers)}
+              if one_sign(composite, explainer.table)}
     return Question(network, classes, targets, against, single)
 
 
