@@ -14,20 +14,20 @@ CLASSES = ['crane', 'tree frog', 'crane', 'kite', 'Teapot']  # one name stands t
 
 def random_weights(widths=WIDTHS, head=HEAD, model='vgg16', seed=0):
     """{layer/kernel, layer/bias}: He-distributed kernels, small biases of both signs."""
-    rng, arrays, channels = np.random.default_rng(seed), {}, 3
+    rng, shapes, channels = np.random.default_rng(seed), {}, 3
     depths = {'vgg16': [2, 2, 3, 3, 3], 'vgg19': [2, 2, 4, 4, 4], 'short': SHORT}[model]
-    shapes = []
     for block, (depth, width) in enumerate(zip(depths, widths), 1):
         for i in range(1, depth + 1):
-            shapes.append((f'block{block}_conv{i}', (3, 3, channels, width)))
+            shapes[f'block{block}_conv{i}'] = 3, 3, channels, width
             channels = width
     inputs = 49 * channels
     for i, outputs in enumerate(head, 1):
-        shapes.append(('predictions' if i == len(head) else f'fc{i}', (inputs, outputs)))
+        shapes['predictions' if i == len(head) else f'fc{i}'] = inputs, outputs
         inputs = outputs
-    for name, shape in shapes:
-        arrays[f'{name}/kernel'] = np.float32(rng.normal(0, np.sqrt(2 / np.prod(shape[:-1])),
-            shape))
+    arrays = {}
+    for name, shape in shapes.items():
+        deviation = np.sqrt(2 / np.prod(shape[:-1]))
+        arrays[f'{name}/kernel'] = np.float32(rng.normal(0, deviation, shape))
         arrays[f'{name}/bias'] = np.float32(rng.normal(0, 0.1, shape[-1]))
     return arrays
 
@@ -35,10 +35,9 @@ def random_weights(widths=WIDTHS, head=HEAD, model='vgg16', seed=0):
 def photograph(path, size=(60, 40), seed=0, **options):
     """Writes coloured blocks that differ from seed to seed. Returns the path."""
     rng = np.random.default_rng(seed)
-    picture = Image.fromarray(rng.integers(0, 256, (5, 6, 3), np.uint8)).resize(size,
-        Image.Resampling.BICUBIC)
+    blocks = Image.fromarray(rng.integers(0, 256, (5, 6, 3), np.uint8))
     path.parent.mkdir(parents=True, exist_ok=True)
-    picture.save(path, **options)
+    blocks.resize(size, Image.Resampling.BICUBIC).save(path, **options)
     return path
 
 

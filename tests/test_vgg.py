@@ -93,15 +93,6 @@ def test_layers_and_plain(lrp):
     assert len({image.tobytes() for image in images.values()}) == 8
 
 
-def test_heatmap_over_a_photograph_is_opaque_where_it_is_strong():
-    image, pictures = Image.new('RGB', (40, 40), (200, 100, 50)), scripts('vgg').heatmaps
-    r = np.zeros((40, 40), np.float32)
-    r[:, :10] = 1
-    over = np.asarray(pictures.laid_over(image, r, 'seismic'))
-    assert (over[20, 2] == np.asarray(pictures.colour(r, (40, 40)))[20, 2]).all()
-    assert (over[20, 30] == np.asarray(image.convert('L'))[20, 30]).all()
-
-
 def test_sheet_that_no_jpeg_holds_is_one_line(lrp, monkeypatch):
     monkeypatch.setattr(scripts('vgg').results, 'HIGHEST', 1000)
     end = lrp(photograph(Path('a.png')), '--top', 3, status=1)

@@ -69,44 +69,28 @@ def test_network_of_keras_2(file):
                                atol=5e-3 * np.abs(expected).max())
 
 
-def changed(source, path, change):
-    """Copies a file of Keras 2 (.h5) with its description changed."""
-    shutil.copy(KERAS2 / source, path)
-    with h5py.File(path, 'r+') as file:
-        config = json.loads(file.attrs['model_config'])
-        change(config['config']['layers'])
-        file.attrs['model_config'] = json.dumps(config)
-    return path
+def other_layer(entry):
+    """Turns a convolution into a layer with code of its own."""
+    if entry['class_name'] == 'Conv2D':
+        entry['class_name'] = 'Lambda'
 
 
-def other_layer(entries):
-    next(each for each in entries if each['class_name'] == 'Conv2D')['class_name'] = 'Lambda'
-
-
-def other_operation(entries):
-    next(each for each in entries if 'OpLambda' in each['class_name'])['config']['function'] = 'exp'
-
-
-def other_width(entries):
-    next(each for each in entries if each['class_name'] == 'Conv2D')['config']['filters'] += 1
-
-
-def crop(entries):
+def crop(entry):
     """Turns a reversal of channels, [..., ::-1], into [..., 1:]."""
-    for entry in entries:
-        if entry['class_name'] == 'SlicingOpLambda':
-            options = entry['inbound_nodes'][0][3]
-            options['slice_spec'][-1].update(start=1, step=None)
+    if entry['class_name'] == 'SlicingOpLambda':
+        entry['inbound_nodes'][0][3]['slice_spec'][-1].update(start=1, step=None)
 
 
-@pytest.mark.parametrize('source, change, word', [
-    ('unit.h5', other_layer, 'Lambda'), ('unit.h5', other_operation, 'exp'),
-    ('unit.h5', other_width, 'shapes'), ('caffe.h5', crop, '')])
-def test_unknown_network_of_keras_2_is_refused(lrp, source, change, word):
-    changed(source, 'net.h5', change)
+@pytest.mark.parametrize('change', [other_layer, crop])
+def test_unknown_network_of_keras_2_is_refused(lrp, change):
+    shutil.copy(KERAS2 / 'caffe.h5', 'net.h5')
+    with h5py.File('net.h5', 'r+') as file:
+        config = json.loads(file.attrs['model_config'])
+        for entry in config['config']['layers']:
+            change(entry)
+        file.attrs['model_config'] = json.dumps(config)
     end = lrp('a.png', '--weights', 'net.h5')
-    line, = end.err
-    assert end.status == 2 and 'net.h5' in line and word in line, line
+    assert end.status == 2 and len(end.err) == 1 and 'net.h5' in end.err[0]
 
 
 @pytest.mark.parametrize('name', ['net.model', 'net.hd5', 'net.H5', 'zipped.h5'])
@@ -209,13 +193,6 @@ def test_batch_is_as_large_as_memory_allows(side, pictures):
     vgg = scripts('vgg')
     network = vgg.network.of_model('net.keras', model, 'unit')
     assert vgg.explainer.Explainer(network).batch_size == pictures
-
-
-def test_a_picture_that_no_memory_can_hold_is_refused(monkeypatch, lrp):
-    network()
-    monkeypatch.setattr(scripts('vgg').explainer, 'PEAK', 1e9)
-    end = lrp('a.png', *USED)
-    assert end.status == 2 and 'one picture of 16x16 takes about' in end.err[0]
 
 
 @pytest.mark.parametrize('folder', ['mnist', 'vgg'])

@@ -77,11 +77,9 @@ PICTURES = {
     'palette with transparency': ('a.png', palette_with_transparency, [RED, (255, 255, 255)]),
     'RGBA': ('a.png', saved(clear('RGBA', (*RED, 255))), [RED, (255, 255, 255)]),
     'LA': ('a.png', saved(clear('LA', (90, 255))), [(90, 90, 90), (255, 255, 255)]),
-    '1 bit': ('a.png', saved(Image.new('1', (64, 64), 1)), [(255, 255, 255)] * 2),
     'CMYK': ('a.jpg', saved(two_colours('CMYK'), quality=95), [RED, GREEN]),
     '16 bits of grey': ('a.png', saved(shades(np.uint16)), [(32, 32, 32), (223, 223, 223)]),
     '12 bits of grey in 16': ('a.png', saved(ramp(4095)), [(32, 32, 32), (223, 223, 223)]),
-    '10 bits of grey in 16': ('a.png', saved(ramp(1000)), [(31, 31, 31), (218, 218, 218)]),
     'dark 16 bits that say what is white': ('a.tif', saved(ramp(5000), tiffinfo={281: 10000}),
                                             [(16, 16, 16), (111, 111, 111)]),
     'float': ('a.tif', saved(shades(np.float32)), [(32, 32, 32), (223, 223, 223)]),
@@ -90,12 +88,9 @@ PICTURES = {
                           [(32, 32, 32), (223, 223, 223)]),
     'rotated by EXIF': ('a.jpg', rotated_by_exif, [RED, GREEN]),
     'animated WebP': ('a.webp', animated, [RED, GREEN]),
-    'TIFF': ('a.tiff', saved(two_colours(), compression='tiff_lzw'), [RED, GREEN]),
     'progressive JPEG': ('a.jpg', saved(two_colours(), progressive=True, quality=95), [RED, GREEN]),
     'one pixel': ('a.png', saved(Image.new('RGB', (1, 1), RED)), [RED, RED]),
-    '1x2000': ('a.png', saved(Image.new('RGB', (1, 2000), RED)), [RED, RED]),
     '3000x10': ('a.png', saved(two_colours(size=(3000, 10))), [RED, GREEN]),
-    'no extension': ('picture', saved(two_colours(), format='PNG'), [RED, GREEN]),
     'wrong extension': ('a.jpg', saved(two_colours(), format='PNG'), [RED, GREEN]),
 }
 
@@ -190,20 +185,6 @@ def test_pictures_that_are_not_read_rightly_say_what_to_export(tmp_path):
             scripts('vgg').pictures.open_whole(tmp_path / name)
 
 
-def test_a_picture_of_400_megapixels_is_tried(tmp_path):
-    """This one ends too early, and that is what is said."""
-    (tmp_path / 'a.png').write_bytes(head_of_png(20000, 1, 0))
-    with pytest.raises(scripts('vgg').common.Refused, match='a.png: not a picture') as error:
-        scripts('vgg').pictures.open_whole(tmp_path / 'a.png')
-    assert 'bomb' not in str(error.value)
-
-
-def test_picture_of_the_right_size_is_used_as_it_is(tmp_path):
-    picture = np.random.default_rng(0).integers(0, 256, (224, 224, 3), np.uint8)
-    Image.fromarray(picture).save(tmp_path / 'a.png')
-    np.testing.assert_array_equal(seen(tmp_path / 'a.png')[0], picture)
-
-
 def test_every_pixel_of_any_shape_counts(tmp_path):
     """The whole picture squashed, not a square cut out of it."""
     image = Image.new('RGB', (3000, 10), RED)
@@ -211,13 +192,6 @@ def test_every_pixel_of_any_shape_counts(tmp_path):
     image.save(tmp_path / 'a.png')
     found, _ = seen(tmp_path / 'a.png')
     np.testing.assert_allclose(found[100, [5, 30, 220]], [GREEN, RED, RED], atol=6)
-
-
-def test_large_picture_without_a_warning(tmp_path, monkeypatch, recwarn):
-    """Pillow warns of pictures above a number of pixels, and refuses them above twice as many."""
-    monkeypatch.setattr(Image, 'MAX_IMAGE_PIXELS', 20000)
-    seen(photograph(tmp_path / 'a.png', (200, 150)))
-    assert not recwarn.list
 
 
 def head_of_png(side, depth, colours):
@@ -244,9 +218,6 @@ BAD_PICTURES = {  # name: file name, contents or None for no file
     'text': ('bad.jpg', b'no picture at all'),
     'truncated JPEG': ('bad.jpg', encoded('JPEG', 0.5)),
     'truncated PNG': ('bad.png', encoded('PNG', 0.5)),
-    'truncated GIF': ('bad.gif', encoded('GIF', 0.5)),
-    'truncated TIFF': ('bad.tif', encoded('TIFF')[:100]),
-    'truncated WebP': ('bad.webp', encoded('WEBP', 0.5)),
     'damaged PNG': ('bad.png', encoded('PNG').replace(b'IDAT', b'IDAX')),
     'decompression bomb': ('bad.png', head_of_png(30000, 8, 2)),
 }
