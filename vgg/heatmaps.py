@@ -12,7 +12,6 @@ COLUMNS, LAYER_COLUMNS = 6, 7  # panels in a line; with VGG's five pooling layer
 PERCENTILE = 99.5  # of |relevance| gets the full colour: single pixels must not pale the rest
 GAP = 8  # pixels between panels; gallery.html cuts sheets by the same
 KEY = 36  # pixels, below the panels, for what the colours mean
-TONES = ['#4477aa', '#ee6677', '#228833', '#aa3377', '#666666', '#ccbb44']  # Tol, colour-blind safe
 
 
 def colour(r, size, cmap='seismic'):
