@@ -182,7 +182,7 @@ def test_a_heatmap_of_zeros_is_said(lrp):
     """All units are 0, whatever the picture."""
     network(bias=-1e4)
     line, = lrp('a.png', *USED, '--rule', 'epsilon', 'deep-taylor').out
-    assert line.endswith('the heatmap is empty: epsilon, deep-taylor')
+    assert line.endswith('the heatmap is zero everywhere: epsilon, deep-taylor')
 
 
 @pytest.mark.parametrize('side, pictures', [(64, 8), (1024, 7), (3072, 1)])

@@ -29,12 +29,11 @@ def read_records(folder):
 
 def entry(name, record):
     """What the page needs of a result."""
-    rules = list(record['relevance'])
     return {'file': quote(name.encode('utf-8', 'surrogateescape')),
             'name': encodable(Path(record['picture']).name), 'weights': record['weights'],
             'classes': list(map(encodable, record['classes'])),
             'probabilities': record['probabilities'], 'logits': record['logits'],
-            'rules': rules, 'sums': [record['relevance'][rule] for rule in rules]}
+            'rules': list(record['relevance']), 'sums': list(record['relevance'].values())}
 
 
 def as_csv(records):

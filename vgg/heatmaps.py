@@ -144,5 +144,5 @@ def sums_in_words(result, one_sign, against):
     if lost:
         said.append(f'biases took over nine tenths of the relevance: {", ".join(lost)}')
     if empty:
-        said.append(f'the heatmap is empty: {", ".join(empty)}')
+        said.append(f'the heatmap is zero everywhere: {", ".join(empty)}')
     return '; '.join(said)

@@ -52,12 +52,10 @@ def read_list(argument):
         content = sys.stdin.buffer.read() if argument == '-' else Path(source).read_bytes()
     except OSError:
         raise Refused(f'{source} is not a readable list of paths') from None
-    if b'\0' in content:
-        raise Refused(f'{source} is not a list of paths')
     lines = content.decode('utf-8-sig', 'surrogateescape').split('\n')
     paths = [line.strip() for line in lines if line.strip()]
-    if not paths:
-        raise Refused(f'{source} lists no pictures')
+    if not paths or b'\0' in content:
+        raise Refused(f'{source} is not a list of paths')
     return paths
 
 
