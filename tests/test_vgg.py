@@ -112,7 +112,8 @@ def explanation(r, logits=(2.0, -4.0, 0.0), target=0, rules=('epsilon', 'zplus')
                              '0.5000'),
     (explanation(-4.0, target=1), None,
      'logit -4.000; sum R / logit: epsilon 1.0000; sum R / |logit|: zplus -1.0000'),
-    (explanation(0.0, target=2), None, 'logit 0.000; the heatmap is zero everywhere: epsilon, zplus'),
+    (explanation(0.0, target=2), None,
+     'logit 0.000; the heatmap is zero everywhere: epsilon, zplus'),
     (explanation(0.1, rules=['zplus']), None,
      'logit 2.000; sum R / |logit|: zplus 0.0500; biases took over nine tenths of the relevance: '
      'zplus'),

@@ -67,12 +67,6 @@ def inputs(args, paths):
     return [*paths, *lists, *files]
 
 
-def own_share(jobs):
-    """Every n-th job for this worker of n, by TF_CONFIG or under SLURM; all if it stands alone."""
-    own, workers = worker()
-    return jobs[own::workers]
-
-
 def worker():
     """Which worker of how many this process is: (0, 1) where it stands alone.
 
@@ -111,15 +105,15 @@ def explain_pictures(explainer, jobs, question, output, batch_size=None):
         for reading in read_ahead(decoder, batches, explainer.network.size):
             opened, unread = finished(reading)
             results = explanations(explainer, [picture.seen for *_, picture in opened], question)
-            failed += progress.show(drawing) + unread
+            failed += progress.show(drawing, unread)
             drawing = [painter.submit(save, *each, result, question, output)
                        for each, result in zip(opened, results)]
             if stop.number:
                 break
         failed += progress.show(drawing)
     if stop.number:
-        raise Stopped(stop.number, f'stopped: {progress.done + len(failed)} of {len(jobs)} pictures '
-                                   'are done; the same command goes on from there')
+        raise Stopped(stop.number, f'stopped: {progress.done} of {len(jobs)} pictures are '
+                                   'done; the same command goes on from there')
     return failed
 
 
@@ -173,15 +167,18 @@ class Progress:
         on_terminal = sys.stdout.isatty() and total > 1
         self.done, self.bar = 0, progress_bar(total, 'picture') if on_terminal else None
 
-    def show(self, drawing):
-        """Shows the lines of pictures once they are drawn. Returns a line for each that failed."""
+    def show(self, drawing, unread=()):
+        """Shows the lines of pictures once they are drawn. Returns a line for each that failed.
+
+        drawing: the tasks; unread: a line for each picture that could not be read.
+        """
         pictures, failed = finished(drawing)
         for line in itertools.chain(*pictures):
-            print('\r\x1b[K' * bool(self.bar) + one_line(line), flush=True)
-        self.done += len(drawing)
+            print('\r\x1b[K' + one_line(line) if self.bar else one_line(line), flush=True)
+        self.done += len(drawing) + len(unread)
         if self.bar:
             self.bar.update(self.done)
-        return failed
+        return [*failed, *unread]
 
 
 class Stop:
