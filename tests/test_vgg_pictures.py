@@ -1,6 +1,5 @@
 """Odd and bad pictures: each is read rightly, or named with its reason in one line."""
 import io
-from pathlib import Path
 import struct
 import zlib
 
@@ -8,7 +7,6 @@ from conftest import scripts
 import numpy as np
 from PIL import Image
 import pytest
-from small_vgg import photograph
 
 RED, GREEN = (230, 20, 30), (20, 200, 40)
 

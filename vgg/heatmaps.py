@@ -5,8 +5,6 @@ import matplotlib
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from pictures import HEIGHT
-
 BAR = 44  # pixels above each panel; gallery.html cuts sheets by the same
 COLUMNS, LAYER_COLUMNS = 6, 7  # panels in a line; with VGG's five pooling layers and the pixels
 PERCENTILE = 99.5  # of |relevance| gets the full colour: single pixels must not pale the rest
