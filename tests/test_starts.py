@@ -16,7 +16,8 @@ ONE_SIGN = ['deep-taylor', 'zplus', 'wsquare', 'alpha1beta0', 'alpha2beta1']
 
 def network_in(folder):
     """Saves a network of two blocks and five classes, whose logits have both signs."""
-    rng, model = np.random.default_rng(0), keras_models.vgg((1, 1), keras_models.head(5, None))
+    rng = np.random.default_rng(0)
+    model = keras_models.chain(keras_models.convolutions(), keras_models.head(5, None))
     for weights in model.weights:
         weights.assign(rng.normal(0, 0.2, weights.shape))
     model.save(folder / 'my.keras')

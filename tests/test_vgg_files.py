@@ -191,7 +191,7 @@ def test_batch_is_as_large_as_memory_allows(side, pictures):
     model = keras.Sequential([keras.Input((side, side, 1)), layers.Conv2D(64, 3, padding='same'),
                               layers.GlobalAveragePooling2D(), layers.Dense(2)])
     vgg = scripts('vgg')
-    network = vgg.network.of_model('net.keras', model, 'unit')
+    network = vgg.network.keras_network(Path('net.keras'), model, 'unit', [])
     assert vgg.explainer.Explainer(network).batch_size == pictures
 
 

@@ -34,7 +34,7 @@ class Explainer:
 
     def __init__(self, network, rules=DEFAULT, precision='float32', layers=False, gradient=False):
         self.precision, self.variables, self.weights = precision, {}, {}
-        shape = network.prepare(np.zeros((1, *network.size), np.float32)).shape[1:]
+        shape = network.preprocess(np.zeros((1, *network.size), np.float32)).shape[1:]
         bounds = network.bounds  # by Keras, so not within our graph
         arrays = {name: read() for name, read in network.read.items()}
         with tf.Graph().as_default() as graph:
@@ -140,7 +140,7 @@ class Explainer:
 
     def prepared(self, images):
         """The first layer's inputs [n, height, width, channels] for pictures, floats."""
-        return self.network.prepare(images.astype(self.pixels.dtype.as_numpy_dtype))
+        return self.network.preprocess(images.astype(self.pixels.dtype.as_numpy_dtype))
 
     def read(self, name):
         """The kernel and the bias of a layer, arrays as the layer table shapes them."""

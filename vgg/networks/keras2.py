@@ -14,8 +14,7 @@ import h5py
 import numpy as np
 
 from common import keras
-from networks.keras_layers import LEFT_OUT, PREPARING, TAKEN
-from networks.keras_weights import refuse
+from networks.keras_layers import LEFT_OUT, MAKERS, PREPROCESSING, refuse
 
 MODELS = {'Sequential', 'Functional', 'Model'}
 CLEANED = re.compile('batch_input_shape|dtype|ragged|sparse|trainable|fused|synchronized|renorm.*|'
@@ -81,7 +80,7 @@ def layer_of(entry):
     if kind in ('TFOpLambda', 'SlicingOpLambda'):
         return config['function']
     own = str(entry.get('module', 'keras')).startswith('keras') and hasattr(keras.layers, kind)
-    if not own or kind not in (*TAKEN, *PREPARING):
+    if not own or kind not in (*MAKERS, *PREPROCESSING):
         refuse(name, f'{kind} cannot be explained')
     if 'hard_sigmoid' in str(config.get('activation')):
         refuse(name, "its activation is Keras 2's hard_sigmoid, which is another function today")
@@ -102,7 +101,7 @@ def functional(model):
     """
     tensors, layers, waiting, config = {}, {}, [], model['config']
     for entry in config['layers']:
-        name, nodes = entry['name'], list(map(listed, entry['inbound_nodes']))
+        name, nodes = entry['name'], list(map(as_list, entry['inbound_nodes']))
         if entry['class_name'] == 'InputLayer':
             tensors[name, 0] = keras.Input(input_shape(entry), name=name_of(entry))
             continue
@@ -121,14 +120,14 @@ def functional(model):
         if not ready:
             refuse(waiting[0][0], 'the file does not hold what it reads')
         for name, i, node in ready:
-            tensors[name, i] = applied(name, layers[name], node, tensor)
+            tensors[name, i] = apply_node(name, layers[name], node, tensor)
         waiting = [item for item in waiting if item not in ready]
-    inputs, outputs = ([tensor(each) for each in listed(config[key])]
+    inputs, outputs = ([tensor(each) for each in as_list(config[key])]
                        for key in ('input_layers', 'output_layers'))
     return keras.Model(inputs, outputs if len(outputs) > 1 else outputs[0], name=name_of(model))
 
 
-def listed(node):
+def as_list(node):
     """A node as a list of references; of a single one Keras sometimes makes no list."""
     return [node] if isinstance(node[0], str) else node
 
@@ -143,7 +142,7 @@ def references(node):
     return [each for each in node + options if is_reference(each)]
 
 
-def applied(name, layer, node, tensor):
+def apply_node(name, layer, node, tensor):
     """The output of a layer, or of a function of TensorFlow, for what is read at a node."""
     inputs = [tensor(each) if is_reference(each) else each[2] for each in node]
     options = {key: value for key, value in (node[0][3] if len(node[0]) > 3 else {}).items()
@@ -173,12 +172,9 @@ def index(entry):
 # Weights
 
 def give(layer, arrays):
-    """Gives a layer its weights. Raises Refused if their number or shapes differ."""
+    """Gives a layer its weights. Keras refuses arrays of other shapes."""
     if len(arrays) > len(layer.weights):  # Normalization may have counted its samples, too
         arrays = [array for array in arrays if array.ndim]
-    theirs, ours = ([tuple(each.shape) for each in group] for group in (arrays, layer.weights))
-    if theirs != ours:
-        refuse(layer.name, f'its weights have the shapes {ours}, those in the file {theirs}')
     layer.set_weights(arrays)
     if hasattr(layer, 'finalize_state'):
         layer.finalize_state()
@@ -192,10 +188,10 @@ def every_layer(model):
 
 def give_by_name(model, file):
     """From .h5: a group for each layer; in that of a model, paths name the layers inside."""
-    groups = {text(name).replace('/', '_'): file[name] for name in file.attrs['layer_names']}
+    groups = {decoded(name).replace('/', '_'): file[name] for name in file.attrs['layer_names']}
     for layer in filter(lambda layer: layer.weights, model.layers):
         group = groups[layer.name]
-        arrays = [(text(name), group[name][()]) for name in group.attrs['weight_names']]
+        arrays = [(decoded(name), group[name][()]) for name in group.attrs['weight_names']]
         if not isinstance(layer, keras.Model):
             give(layer, [array for _, array in arrays])
             continue
@@ -210,7 +206,8 @@ def owner(path, names):
     return next((name for i in range(len(parts)) if (name := '_'.join(parts[i:])) in names), None)
 
 
-def text(name):
+def decoded(name):
+    """A text in an HDF5 file, which may be stored as bytes."""
     return name.decode() if isinstance(name, bytes) else name
 
 

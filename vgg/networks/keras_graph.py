@@ -5,28 +5,20 @@ of a layer table (keras_layers.py says what each kind of layer becomes). What st
 first weights remains a Keras model. Anything that cannot be explained is refused by name.
 """
 from functools import partial
-from pathlib import Path
-import tempfile
+import itertools
 from typing import Callable, NamedTuple
-import zipfile
 
 import numpy as np
 
-from common import Refused, keras, silence
-from networks.keras2 import every_layer, open_keras2
-from networks.keras_layers import LEFT_OUT, PREPARING, TAKEN, WEIGHING
-from networks.keras_weights import mirrored, refuse
+from common import Refused, keras
 from model import LINEAR, PIXELS, SIZE, Layer
+from networks.keras_layers import LEFT_OUT, MAKERS, PREPROCESSING, WEIGHING, refuse
 
-
-class KerasNetwork(NamedTuple):
-    """What a Keras model is made of."""
-
-    preparation: list  # what Keras applies to pictures before the first layer
-    size: tuple  # height, width, channels of a picture
-    layers: list  # the layer table
-    read: dict  # {layer name: function that reads w and b}
-    end: str  # 'softmax' or 'sigmoid', taken off; None if the outputs are logits
+ACTIVATIONS = {  # Keras's names in that of model.py; the operations' names have no underscores
+    **{name: name for name in ('linear', 'relu', 'elu', 'silu', 'gelu', 'sigmoid', 'tanh',
+                               'softplus', 'softmax', 'hard_sigmoid', 'hard_silu')},
+    'relu6': ('relu', 6.0), 'swish': 'silu', 'hard_swish': 'hard_silu', 'hardsilu': 'hard_silu',
+    'hardsigmoid': 'hard_sigmoid', 'leaky_relu': ('leaky_relu', 0.2)}
 
 
 class Step(NamedTuple):
@@ -39,58 +31,50 @@ class Step(NamedTuple):
     output: object
 
 
-def open_model(path, kind):
-    """The Keras model in a file of this kind (file_types.py). Raises Refused."""
-    suffix = '.keras' if zipfile.is_zipfile(path) else '.h5'  # by which Keras goes
-    try:
-        if kind == 'keras 2':
-            model = open_keras2(path)
-        else:
-            with silence(), tempfile.TemporaryDirectory() as folder:
-                link = Path(folder) / f'model{suffix}'
-                link.symlink_to(path.resolve())
-                model = keras.saving.load_model(link, compile=False)
-    except Refused as error:
-        raise Refused(f'{path}: {error}') from None
-    except Exception as error:  # Keras and h5py raise of all kinds
-        reason = ' '.join(str(error).split())
-        raise Refused(f'{path}: Keras cannot read this model ({reason[:300]})') from None
-    for layer in every_layer(model):
-        layer.dtype_policy = 'float32'  # of its weights, whatever it computed in
-    return model
-
-
 def read_model(model):
-    """The KerasNetwork of a model. Raises Refused, naming the layer that cannot be explained."""
-    if len(model.inputs) != 1 or len(model.outputs) != 1:
-        refuse(model.name, f'it has {len(model.inputs)} inputs and {len(model.outputs)} outputs')
-    size = tuple(side or SIZE for side in model.input_shape[1:3]) + model.input_shape[3:]
-    size = size if len(size) == 3 else (*size, 1)
-    if len(model.input_shape) not in (3, 4) or size[-1] not in (1, 3):
-        raise Refused(f'the input has the shape {model.input_shape}; expected pictures, grey or in '
-                      'three colours, channels last')
-    picture, steps = keras.Input(size), []
-    grey = len(model.input_shape) == 3
-    tensor = keras.layers.Reshape(size[:2])(picture) if grey else picture
+    """A Keras model as a layer table.
+
+    Returns the layers, {layer name: function that reads w and b}, the size of a picture (height,
+    width, channels), a Keras model of what stands before the first layer or None, and what was
+    taken off the end: 'softmax', 'sigmoid' or None. Raises Refused, naming the layer that cannot be
+    explained.
+    """
+    size, steps = picture_size(model), []
+    picture = keras.Input(size)
+    without_channel = len(model.input_shape) == 3
+    tensor = keras.layers.Reshape(size[:2])(picture) if without_channel else picture
     output = trace(model, tensor, steps)
     table = Table(steps, tensor)
     for step in steps:
         table.take(step)
-    return table.finished(picture, size, output)
+    end = table.finish(output)
+    return list(table.layers.values()), table.read, size, table.model_before(picture), end
+
+
+def picture_size(model):
+    """Height, width and channels of the picture that a model reads."""
+    if len(model.inputs) != 1 or len(model.outputs) != 1:
+        refuse(model.name, f'it has {len(model.inputs)} inputs and {len(model.outputs)} outputs')
+    shape = model.input_shape[1:]
+    size = (*(side or SIZE for side in shape[:2]), *(shape[2:] or [1]))
+    if len(shape) not in (2, 3) or size[-1] not in (1, 3):
+        raise Refused(f'the input has the shape {model.input_shape}; expected pictures, grey or in '
+                      'three colours, channels last')
+    return size
 
 
 def trace(model, tensor, steps):
     """Applies a model to a tensor and lists the steps. Returns the output."""
     if isinstance(model, keras.Sequential):
         for layer in model.layers:
-            tensor = applied(steps, layer, tensor)
+            tensor = apply(steps, layer, tensor)
         return tensor
-    output = model._run_through_graph(tensor, lambda operation: operation, partial(applied, steps))
+    output = model._run_through_graph(tensor, lambda operation: operation, partial(apply, steps))
     return keras.tree.flatten(output)[0]
 
 
-def applied(steps, operation, *arguments, **options):
-    """Applies an operation and notes it, unless it is active only during training."""
+def apply(steps, operation, *arguments, **options):
+    """Applies an operation and lists it, unless it is active only during training."""
     if isinstance(operation, keras.Model):
         return trace(operation, arguments[0], steps)
     if type(operation).__name__ in LEFT_OUT or type(operation).__name__.startswith('Random'):
@@ -111,18 +95,18 @@ class Table:
     def __init__(self, steps, tensor):
         self.layers, self.read = {}, {}  # by name
         self.shapes = {}  # of the outputs of each layer, without the batch
-        self.names = {}  # of the layer that makes each tensor
-        self.raw = {id(tensor): tensor}  # what Keras prepares
-        self.pixels = None  # what the first layers read
-        self.used = set()  # layers with weights
+        self.names = {}  # {id of a tensor: the layer that makes it}
+        self.raw = {id(tensor)}  # tensors that Keras makes of the picture before the first layer
+        self.pixels = None  # the one of them that the first layers read
+        self.used = set()  # ids of the layers with weights
         self.readers = [id(tensor) for step in steps for tensor in step.inputs]
 
     def take(self, step):
-        """Adds a step to what prepares the picture or to the table."""
+        """Adds a step to what preprocesses the picture or to the table."""
         kind = type(step.operation).__name__
-        prepares = kind in PREPARING or kind == 'Reshape' and len(step.output.shape) < 4
-        if prepares and step.inputs and all(id(tensor) in self.raw for tensor in step.inputs):
-            self.raw[id(step.output)] = step.output
+        early = kind in PREPROCESSING or kind == 'Reshape' and len(step.output.shape) < 4
+        if early and step.inputs and all(id(tensor) in self.raw for tensor in step.inputs):
+            self.raw.add(id(step.output))
             return
         if getattr(step.operation, 'data_format', 'channels_last') != 'channels_last':
             refuse(step.name, 'its channels come first')
@@ -131,19 +115,19 @@ class Table:
                 refuse(step.name, 'its weights are used more than once')
             self.used.add(id(step.operation))
         inputs = [self.name_of(tensor, step) for tensor in step.inputs]
-        if kind not in TAKEN:
+        if kind not in MAKERS:
             refuse(step.name, f'{kind} cannot be explained')
-        self.names[id(step.output)] = TAKEN[kind](self, step, inputs)
+        self.names[id(step.output)] = MAKERS[kind](self, step, inputs)
 
     def name_of(self, tensor, step):
-        """The layer that makes a tensor; the first ones read the picture as Keras prepares it."""
+        """The layer that makes a tensor; the first ones read the picture, preprocessed by Keras."""
         if id(tensor) in self.names:
             return self.names[id(tensor)]
         if self.pixels is not None and tensor is not self.pixels:
-            refuse(step.name, 'it reads a picture prepared differently from that of other layers')
+            refuse(step.name, 'it reads a picture preprocessed differently from that of other '
+                              'layers')
         self.pixels = tensor
-        grey = len(tensor.shape) == 3
-        self.shapes[PIXELS] = (*tensor.shape[1:], 1) if grey else tensor.shape[1:]
+        self.shapes[PIXELS] = (*tensor.shape[1:], 1)[:3]
         return PIXELS
 
     def add(self, name, kind, inputs, output, read=None, **geometry):
@@ -166,8 +150,10 @@ class Table:
         """Whether a step is the only one that reads its input."""
         return self.readers.count(id(step.inputs[0])) == 1
 
-    def activate(self, step, name, activation):
-        """Lets an activation follow a layer, as part of it if nothing else reads it."""
+    def activate(self, step, name):
+        """Lets the activation that a step is or has follow a layer, as part of it if nothing else
+        reads it. Returns the name of the last layer."""
+        activation = activation_of(step.operation)
         if activation == 'linear':
             return name
         layer, own = self.layers.get(name), type(step.operation).__name__ in WEIGHING
@@ -177,8 +163,8 @@ class Table:
             return name
         return self.add(step.name, 'activation', [name], step.output, activation=activation)
 
-    def finished(self, picture, size, output):
-        """The KerasNetwork, with softmax or sigmoid taken off its end."""
+    def finish(self, output):
+        """Takes 'softmax' or 'sigmoid' off the end and returns it; None if outputs are logits."""
         name, end = self.names.get(id(output)), None
         if name is None or not self.read:
             raise Refused('the model has no layers that can be explained')
@@ -189,6 +175,13 @@ class Table:
             if last.kind == 'activation':
                 del self.layers[name]
                 name, = last.inputs
+        self.check_outputs(name)
+        if self.shapes[name] == (1,) and end:
+            self.mirror(end)
+        return end
+
+    def check_outputs(self, name):
+        """Refuses outputs, made by the layer of this name, that are not one layer's logits."""
         layers = list(self.layers.values())
         for layer in layers:
             if layer.activation == 'softmax':
@@ -196,32 +189,60 @@ class Table:
         if len(self.shapes[name]) != 1 or layers[-1].name != name:
             refuse(name, f'the output has the shape {self.shapes[name]}, not one number for each '
                          'class')
-        check_end(layers)
-        if self.shapes[name] == (1,) and end:
-            layers = self.two_classes(layers, end)
-        grey = len(self.pixels.shape) == 3
-        pixels = keras.layers.Reshape(self.shapes[PIXELS])(self.pixels) if grey else self.pixels
-        preparation = [] if pixels is picture else [keras.Model(picture, pixels)]
-        return KerasNetwork(preparation, size, layers, self.read, end)
+        after = itertools.takewhile(lambda layer: layer.kind not in LINEAR, reversed(layers))
+        if several := [layer.name for layer in after if layer.kind in ('concat', 'gate')]:
+            refuse(several[0], 'the outputs must be those of one layer')
 
-    def two_classes(self, layers, end):
-        """The layers with their one output z made two, -z and z."""
-        i = max(i for i, layer in enumerate(layers) if layer.name in self.read)
-        after = layers[i + 1:]
-        if end == 'softmax' or any(layer.kind == 'max' for layer in after) or any(
-                layer.activation != 'linear' for layer in layers[i:]):
+    def mirror(self, end):
+        """Makes the one output z two classes, -z and z, each with a row of weights of its own:
+        z+ on -w is not minus z+ on w."""
+        layers = list(self.layers.values())
+        weighted = next(layer for layer in reversed(layers) if layer.name in self.read)
+        after = layers[layers.index(weighted):]
+        if end == 'softmax' or weighted.kind not in ('conv', 'dense') or any(
+                layer.kind == 'max' or layer.activation != 'linear' for layer in after):
             refuse(layers[-1].name, 'one output with a softmax or a ReLU is no choice between '
                                     'classes')
-        self.read[layers[i].name] = partial(mirrored, self.read[layers[i].name])
-        layers[i] = layers[i]._replace(kernel=(*layers[i].kernel[:-1], 2))
-        return layers[:i + 1] + [layer._replace(shape=(*layer.shape[:-1], 2))
-                                 if layer.kind == 'flatten' else layer for layer in after]
+        read = self.read[weighted.name]
+        self.read[weighted.name] = lambda: [np.concatenate([-x, x], -1) for x in read()]
+        self.layers[weighted.name] = weighted._replace(kernel=(*weighted.kernel[:-1], 2))
+        for layer in after:
+            if layer.kind == 'flatten':
+                self.layers[layer.name] = layer._replace(shape=(*layer.shape[:-1], 2))
+
+    def model_before(self, picture):
+        """A Keras model of what stands between the picture and the first layer, or None."""
+        grey = len(self.pixels.shape) == 3
+        pixels = keras.layers.Reshape(self.shapes[PIXELS])(self.pixels) if grey else self.pixels
+        return None if pixels is picture else keras.Model(picture, pixels)
 
 
-def check_end(layers):
-    """Refuses outputs that several layers make together."""
-    for layer in reversed(layers):
-        if layer.kind in ('concat', 'gate'):
-            refuse(layer.name, 'the outputs must be those of one layer')
-        if layer.kind in LINEAR:
-            return
+def activation_of(layer):
+    """The activation that a layer has or is, or an operation is, as model.py names it."""
+    kind = type(layer).__name__
+    if kind == 'ReLU':
+        return relu_of(layer.max_value, layer.negative_slope, layer.threshold)
+    if kind in ('LeakyReLU', 'LeakyRelu'):
+        return relu_of(None, layer.negative_slope, 0.0)
+    if kind == 'PReLU':
+        return 'leaky_relu', np.asarray(layer.alpha)
+    if kind == 'ELU':
+        return 'elu', float(layer.alpha)
+    if kind == 'Gelu':
+        return 'gelu', layer.approximate
+    if not hasattr(layer, 'activation'):  # Softmax or an operation
+        return ACTIVATIONS[kind.lower()]
+    if isinstance(layer.activation, keras.Layer):
+        return activation_of(layer.activation)
+    name = keras.activations.serialize(layer.activation)
+    if not isinstance(name, str) or name not in ACTIVATIONS:
+        shown = name if isinstance(name, str) else 'a function of its own'
+        refuse(layer.name, f'its activation is {shown}')
+    return ACTIVATIONS[name]
+
+
+def relu_of(largest, slope, threshold):
+    """Keras's ReLU with its options."""
+    if slope or threshold:
+        return 'leaky_relu', slope, largest, threshold
+    return 'relu' if largest is None else ('relu', float(largest))

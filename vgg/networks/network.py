@@ -1,36 +1,47 @@
-"""Where a network comes from: bundled, ImageNet's by Keras, or a user's file; its preprocessing and
-class names.
+"""Where a network comes from: bundled, ImageNet's by Keras, or a user's file.
 
-A model that Keras saved whole (.keras, .h5) says what it is. Files of weights alone are taken for
-VGG16 or VGG19. Whatever the source, the result is a layer table and functions that read one layer's
-weights.
+A file says by its content what it is. Whatever the source, the result is a Network: a layer table,
+functions that read one layer's weights, and what happens to a picture before the first layer.
 """
-from functools import partial
 import hashlib
-import os
+import json
 from pathlib import Path
+import tempfile
 from typing import Callable, NamedTuple
+import zipfile
 
+import h5py
 import numpy as np
 
-from common import Refused, keras
-from networks.file_types import kind_of
-from networks.keras_graph import open_model, read_model
-from networks.keras_weights import mirrored
+from common import Refused, keras, silence
 from model import SIZE, WEIGHTED
+from networks.keras_graph import read_model
+from networks.keras2 import decoded, every_layer, open_keras2
+from networks.preprocessing import MODES, Preprocessing, ask
+from networks.vgg_weights import PUBLISHED, downloaded, read_weights
 from pictures import first_picture
-from networks.preprocessing import MODES, TRAINED_WITH, Preparation, check_upright, reverses, shades
-from networks.vgg_weights import read_weights
 
 HERE = Path(__file__).resolve().parent.parent
 BUNDLED = {'caltech101': HERE / 'weights' / 'vgg16_caltech101.npz',
            'lite0': HERE / 'weights' / 'efficientnet_lite0.keras'}
 IMAGENET_CLASSES = HERE / 'weights' / 'imagenet_classes.txt'
-ORIGIN = 'https://storage.googleapis.com/tensorflow/keras-applications/'
-PUBLISHED = {  # Keras's files of ImageNet weights, and their MD5
-    'vgg16': ('vgg16_weights_tf_dim_ordering_tf_kernels.h5', '64373286793e3c8b2b4e3219cbf3544b'),
-    'vgg19': ('vgg19_weights_tf_dim_ordering_tf_kernels.h5', 'cbe5617147190e668d6c5d5026f83318'),
-}
+ONLY_KERAS = 'only networks of Keras can be explained'
+PYTORCH = f'a network of PyTorch; {ONLY_KERAS} here, those of PyTorch by Zennit or Captum'
+SAVED_MODEL = ("a SavedModel of TensorFlow; where it was made, save it as one file: "
+               "tf.keras.models.load_model('{}').save('my_network.h5')")
+WEIGHTS_ALONE = ("weights without their layers; build the model as your training script does, then "
+                 "model.load_weights('{}') and model.save('my.keras')")
+SUFFIXES = {'.onnx': f'a network in ONNX; {ONLY_KERAS}', '.npz': WEIGHTS_ALONE,
+            '.pt': PYTORCH, '.pth': PYTORCH}
+SIGNATURES = [  # (offset, content, what a file is)
+    (0, b'version https://git-lfs', 'a pointer of Git LFS, not the file itself; run: git lfs pull'),
+    (0, b'{', "a network without its weights; where it was made: model = "
+              "model_from_json(open('{}').read()), then model.load_weights(...) and "
+              "model.save('my.keras')"),
+    (4, b'TFL3', f'a network in TensorFlow Lite; {ONLY_KERAS}'),
+    (0, b'PK', 'an incomplete zip file, or a zip file without a network of Keras')]
+TOLERANCE = 1e-3  # by which our outputs may differ from Keras's
+TOLERANCE_IN_BFLOAT16 = 0.05  # by which the most likely class may be less likely to Keras
 
 
 class Network(NamedTuple):
@@ -39,12 +50,11 @@ class Network(NamedTuple):
     path: Path
     layers: list  # the layer table
     read: dict  # {layer name: function that reads w and b}
-    prepare: Preparation
-    size: tuple = (SIZE, SIZE, 3)  # of a picture
-    bgr: bool = True  # whether the first layer's channels are blue, green, red
+    preprocess: Preprocessing
+    bounds: tuple  # the least and the greatest value of each channel that the first layer sees
+    bgr: bool  # whether these channels are blue, green, red
     end: str = 'softmax'  # or 'sigmoid'; 'value' for one linear output
-    said: str = ''  # what was read or assumed
-    classes: list = None  # their names, if the file has them
+    classes: list = None  # their names, if they are known
     keras: Callable = None  # the user's model
     gives_logits: bool = False  # whether the model's outputs are logits, not probabilities
 
@@ -53,11 +63,9 @@ class Network(NamedTuple):
         return self.path.name
 
     @property
-    def bounds(self):
-        """The bounds of the first layers' inputs, low and high: [channels] each."""
-        extremes = np.concatenate([shade.reshape(-1, shade.shape[-1])
-                                   for shade in shades(self.prepare, self.size)])
-        return extremes.min(0), extremes.max(0)
+    def size(self):
+        """Height, width and channels of a picture."""
+        return self.preprocess.size
 
     @property
     def count(self):
@@ -70,70 +78,107 @@ class Network(NamedTuple):
         """What the first line of output says of the network."""
         kinds = [layer.kind for layer in self.layers]
         convolutions = kinds.count('conv') + kinds.count('depthwise')
-        logits = f' (the {self.end} of its logits)' * self.gives_logits
+        logits = f' (the {self.end} of its logits)' if self.gives_logits else ''
         outputs = 'one value' if self.end == 'value' else f'{self.count} classes{logits}'
         return (f'{self.name}: {plural(convolutions, "convolution")}, '
                 f'{plural(kinds.count("dense"), "dense layer")}, {self.size[0]}x{self.size[1]}, '
-                f'{self.said}, {outputs}')
+                f'{self.preprocess.in_words()}, {outputs}')
+
+    def probabilities(self, logits):
+        """Softmax of logits [..., classes], or each class's own sigmoid; a value as it is."""
+        logits = np.asarray(logits, np.float64)
+        if self.end == 'value':
+            return logits
+        with np.errstate(invalid='ignore', over='ignore'):  # run.py refuses what is not finite
+            if self.end == 'sigmoid':
+                return 1 / (1 + np.exp(-logits))
+            shifted = np.exp(logits - np.max(logits, -1, keepdims=True))
+            return shifted / shifted.sum(-1, keepdims=True)
+
+    def by_keras(self, images):
+        """The probabilities [n, classes] that the user's model gives to images [n, h, w, c]."""
+        outputs = self.preprocess._replace(inside=self.keras)(images.astype(np.float32))
+        outputs = outputs.astype(np.float64)
+        if self.end == 'sigmoid' and outputs.shape[-1] == 1:
+            outputs = np.concatenate([1 - outputs, outputs], -1)
+        return self.probabilities(outputs) if self.gives_logits else outputs
 
     def compare(self, classify, pictures, precision):
-        """Raises Refused if `classify` does not give Keras's outputs, for noise and for the first of
-        `pictures`. Returns whether there is a model of Keras to compare with."""
-        if not self.keras:
+        """Compares our graph with the user's model, for noise and the first of `pictures` (paths).
+
+        classify: a function from images [n, h, w, c] to our logits. Raises Refused if the
+        probabilities differ. Returns whether there is a model to compare with.
+        """
+        if self.keras is None:
             return False
         noise = np.random.default_rng(0).integers(0, 256, self.size, np.uint8)
         images = {'random noise': noise, **first_picture(pictures, self.size)}
         batch = np.stack(list(images.values()))
-        compare(self, by_keras(self, batch), self.probabilities(classify(batch)), list(images),
-                precision)
+        ours = self.probabilities(classify(batch))
+        for name, expected, found in zip(images, self.by_keras(batch), ours):
+            self.check_outputs(name, expected, found, precision)
         return True
 
-    def probabilities(self, logits):
-        """Softmax of logits [..., classes], or each class's own sigmoid; a value as it is."""
+    def check_outputs(self, picture, expected, found, precision):
+        """Raises Refused if the probabilities found [classes] are not those expected.
+
+        They must agree to TOLERANCE, and where they are near 0 so must their logarithms, as far as
+        these are exact. In bfloat16 the most likely class must be the same.
+        """
         if self.end == 'value':
-            return np.asarray(logits, np.float64)
-        with np.errstate(invalid='ignore', over='ignore'):  # run.py refuses what is not finite
-            if self.end == 'sigmoid':
-                return 1 / (1 + np.exp(-np.asarray(logits, np.float64)))
-            shifted = np.exp(np.asarray(logits, np.float64) - np.max(logits, -1, keepdims=True))
-            return shifted / shifted.sum(-1, keepdims=True)
+            apart = np.abs(expected - found) / (1 + np.abs(expected))
+        else:
+            least = 1e-4 if self.end == 'sigmoid' else 1e-30  # 1 - sigmoid is rounded off
+            logs, others = (np.log(np.maximum(each, least)) for each in (expected, found))
+            apart = np.abs(logs - others) / (1 + np.abs(logs).max())
+            apart = np.maximum(np.abs(expected - found), apart)
+        same = apart.max() <= TOLERANCE
+        if precision == 'bfloat16':
+            lost = expected.max() - expected[found.argmax()]
+            same = np.isfinite(found).all() and lost <= TOLERANCE_IN_BFLOAT16
+        if not same:
+            k = apart.argmax()
+            raise Refused(f'{self.path}: our copy of this network computes something else: for '
+                          f'{picture} it gives class {k} {found[k]:.3g}, Keras gives '
+                          f'{expected[k]:.3g}')
+
+
+def plural(number, noun):
+    return f'{number} {noun}' if number == 1 else f'{number} {noun}s'
 
 
 def open_network(source, preprocessing=None, pictures=(), model=None):
     """Opens the network of a --weights argument: 'imagenet', 'caltech101', 'lite0' or a file.
 
-    model: 'vgg16' or 'vgg19' for weights alone, or None for the one that fits; preprocessing: one
-    of MODES, or None where it is known. Where it is not, lists the modes, with what the network
-    sees in the first of `pictures` (paths), and raises Refused: a wrong guess would be a wrong
-    heatmap. Raises Refused, too, naming the file, for what cannot be read or explained.
+    preprocessing: one of MODES, or None where it is known. Where it is not, lists the modes, with
+    what the network sees in the first of `pictures` (paths), and raises Refused: a wrong guess
+    would be a wrong heatmap. model: 'vgg16' or 'vgg19', for 'imagenet'. Raises Refused, too, naming
+    the file, for what cannot be read or explained.
     """
     path = weight_file(source, model)
-    kind = kind_of(path)
-    if kind == 'weights':
-        return of_weights(path, model, preprocessing, source in ('imagenet', *BUNDLED))
-    if model:
-        raise Refused(f'--model {model} is for files of weights alone; {path} holds a whole model')
-    return of_model(path, open_model(path, kind), preprocessing, pictures)
-
-
-def weight_file(source, model):
-    """The path of a --weights argument: bundled, downloaded by Keras into its cache, or a file."""
-    if source in BUNDLED:
-        if model not in (None, 'vgg16') or model and source != 'caltech101':
-            raise Refused(f'--weights {source} is no {model}')
-        return BUNDLED[source]
-    if source != 'imagenet':
-        return Path(source)
-    model = model or 'vgg16'
-    name, md5 = PUBLISHED[model]
     try:
-        url = f'{ORIGIN}{model}/{name}'
-        return Path(keras.utils.get_file(name, url, cache_subdir='models', file_hash=md5))
-    except Exception as error:  # Keras raises of all kinds when it cannot download
-        cache = Path(os.environ.get('KERAS_HOME', os.path.expanduser('~/.keras'))) / 'models'
-        raise Refused(f'no ImageNet weights: {cache / name} does not exist and could not be '
-                      f'downloaded ({str(error).splitlines()[0]}); copy it there, or use --weights '
-                      'caltech101 or --weights lite0, which need no download') from None
+        if vgg_in(path):
+            return vgg_network(path, preprocessing or 'caffe')
+        return keras_network(path, open_model(path), preprocessing, pictures)
+    except Refused as error:
+        raise Refused(f'{path}: {error}') from None
+
+
+def weight_file(source, model=None):
+    """The path of a --weights argument: bundled, downloaded by Keras into its cache, or a file."""
+    if source == 'imagenet':
+        return downloaded(model or 'vgg16')
+    path = BUNDLED.get(source) or Path(source)
+    if model not in (None, vgg_in(path)):
+        raise Refused(f'--weights {source} is no {model}')
+    return path
+
+
+def vgg_in(path):
+    """'vgg16' or 'vgg19' if a file is known to hold its weights alone; None for any other."""
+    names = {BUNDLED['caltech101'].name: 'vgg16',
+             **{name: model for model, (name, _) in PUBLISHED.items()}}
+    return names.get(path.name)
 
 
 def digest(path):
@@ -142,110 +187,99 @@ def digest(path):
         return hashlib.file_digest(file, 'sha256').hexdigest()
 
 
-def plural(number, noun):
-    return f'{number} {noun}{"s" * (number != 1)}'
+def imagenet_classes():
+    return IMAGENET_CLASSES.read_text(encoding='utf-8').splitlines()
 
 
-# A model that Keras saved whole
+def vgg_network(path, mode):
+    """VGG16 or VGG19 with the weights in a file."""
+    layers, read, classes = read_weights(path, vgg_in(path))
+    preprocess = Preprocessing(mode, (SIZE, SIZE, 3))
+    return Network(path, layers, read, preprocess, preprocess.bounds(), preprocess.reverses(),
+                   classes=classes or imagenet_classes())
 
-def of_model(path, model, preprocessing, pictures=()):
+
+def keras_network(path, model, preprocessing, pictures):
     """The network of a Keras model."""
-    try:
-        found = read_model(model)
-    except Refused as error:
-        raise Refused(f'{path}: {error}') from None
-    black, white = shades(Preparation('none', found.preparation), found.size)
-    inside = bool(black.any() or (white != 255).any())
-    mode, size = preprocessing or 'none', found.size
-    if size[-1] == 1 and mode in ('caffe', 'torch'):
-        raise Refused(f'{path}: --preprocessing {mode} is for pictures in three colours')
-    prepare = Preparation(mode, found.preparation)
-    check_upright(path, prepare, size)
-    said = [f'preprocessing {mode}'] * (mode != 'none') + ['preprocessing in the model'] * inside
-    said = ' and '.join(said) or 'no preprocessing'
-    end = found.end or ('value' if model.output_shape[-1] == 1 else 'softmax')
-    classes = imagenet_classes() if path == BUNDLED['lite0'] else None
-    layers, bgr = found.layers, reverses(prepare, size)
-    network = Network(path, layers, found.read, prepare, size, bgr, end, said, classes, model,
-                      gives_logits=found.end is None)
-    if not (preprocessing or inside):
-        ask(path, {mode: seen_with(network, mode, pictures) for mode in MODES})
+    layers, read, size, inside, end = read_model(model)
+    preprocess = Preprocessing(preprocessing or 'none', size, inside)
+    if not preprocess.suits():
+        raise Refused(f'--preprocessing {preprocessing} is for pictures in three colours')
+    preprocess.check_upright()
+    network = Network(path, layers, read, preprocess, preprocess.bounds(), preprocess.reverses(),
+                      end or ('value' if model.output_shape[-1] == 1 else 'softmax'),
+                      imagenet_classes() if path == BUNDLED['lite0'] else None, model,
+                      gives_logits=end is None)
+    if not (preprocessing or preprocess.in_model()):
+        picture = first_picture(pictures, size)
+        ask(path, {mode: seen_with(mode, network, picture) for mode in MODES})
     return network
 
 
-def seen_with(network, mode, pictures):
-    """What the network sees in the first picture that can be read, prepared in this mode."""
-    if network.size[-1] == 1 and mode in ('caffe', 'torch'):
+def seen_with(mode, network, picture):
+    """What the network sees in a picture {path: [h, w, c]}, preprocessed in this mode, in words."""
+    network = network._replace(preprocess=network.preprocess._replace(mode=mode))
+    if not network.preprocess.suits():
         return 'not for grey pictures'
-    network = network._replace(prepare=network.prepare._replace(mode=mode))
-    for path, image in first_picture(pictures, network.size).items():
-        outputs = by_keras(network, image[None])[0]
+    for path, image in picture.items():
+        outputs = network.by_keras(image[None])[0]
         name = 'output' if network.end == 'value' else f'class {outputs.argmax()}'
         return f'{name} {outputs.max():.2f} in {path}'
     return ''
 
 
-def ask(path, seen):
-    """Lists the modes of preprocessing, with what is seen in each, and raises Refused."""
-    print(f'{path} does not say how pictures were prepared for it. Its training script does:')
-    for mode, source in TRAINED_WITH.items():
-        print(f'  --preprocessing {mode:6} {source:55} {seen[mode]}'.rstrip())
-    raise Refused(f'{path}: say how pictures were prepared for it, by --preprocessing '
-                  f'{"|".join(MODES)}')
+# What a file is: its content says so.
+
+def open_model(path):
+    """The Keras model in a file. Raises Refused for any other file: what it is, and what to do."""
+    try:
+        if keras_version(path).startswith(('1', '2')):
+            model = open_keras2(path)
+        else:
+            suffix = '.keras' if zipfile.is_zipfile(path) else '.h5'  # by which Keras goes
+            with silence(), tempfile.TemporaryDirectory() as folder:
+                link = Path(folder) / f'model{suffix}'
+                link.symlink_to(path.resolve())
+                model = keras.saving.load_model(link, compile=False)
+    except Refused:
+        raise
+    except Exception as error:  # Keras and h5py raise of all kinds
+        reason = ' '.join(str(error).split())
+        raise Refused(f'Keras cannot read this model ({reason[:300]})') from None
+    for layer in every_layer(model):
+        layer.dtype_policy = 'float32'  # of its weights, whatever it computed in
+    return model
 
 
-def imagenet_classes():
-    return IMAGENET_CLASSES.read_text(encoding='utf-8').splitlines()
+def keras_version(path):
+    """The version of Keras that saved the whole model in a file. Raises Refused as open_model."""
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            if {'config.json', 'metadata.json'} <= set(archive.namelist()):
+                return json.loads(archive.read('metadata.json'))['keras_version']
+    elif h5py.is_hdf5(path):
+        with h5py.File(path, 'r') as file:
+            if 'model_config' in file.attrs:
+                return decoded(file.attrs.get('keras_version', '2'))
+        raise Refused(WEIGHTS_ALONE.format(path))
+    raise Refused(other_kind(path))
 
 
-def by_keras(network, images):
-    """The probabilities [n, classes] that Keras gives to images [n, h, w, c], uint8."""
-    outputs = Preparation(network.prepare.mode, [network.keras])(images.astype(np.float32))
-    outputs = outputs.astype(np.float64)
-    if network.end == 'sigmoid' and outputs.shape[-1] == 1:
-        outputs = np.concatenate([1 - outputs, outputs], -1)
-    return network.probabilities(outputs) if network.gives_logits else outputs
-
-
-def compare(network, expected, found, names, precision):
-    """Raises Refused if the probabilities of our graph [n, classes] are not those that Keras gives.
-
-    They must agree to 1e-3, and where they are near 0 so must their logarithms, as far as these are
-    exact. A value must agree to a thousandth. In bfloat16 the most likely class must be the same.
-    """
-    least = 1e-4 if network.end == 'sigmoid' else 1e-30  # 1 - sigmoid is rounded off
-    for name, theirs, ours in zip(names, expected, found):
-        logs = [np.log(np.maximum(each, least)) for each in (theirs, ours)]
-        relative = np.abs(logs[0] - logs[1]) / (1 + np.abs(logs[0]).max())
-        apart = np.maximum(np.abs(theirs - ours), relative)
-        if network.end == 'value':
-            apart = np.abs(theirs - ours) / (1 + np.abs(theirs))
-        same = apart.max() <= 1e-3
-        if precision == 'bfloat16':
-            same = np.isfinite(ours).all() and theirs.max() - theirs[ours.argmax()] <= 0.05
-        if not same:
-            k = apart.argmax()
-            raise Refused(f'{network.path}: our copy of this network computes something else: for '
-                          f'{name} it gives class {k} {ours[k]:.3g}, Keras gives {theirs[k]:.3g}')
-
-
-# Files of weights alone
-
-def of_weights(path, model, preprocessing, known):
-    """VGG16 or VGG19 with the weights of a file. known: it is known to be that network."""
-    model, layers, read, classes = read_weights(path, model)
-    known = known or path.name in (name for name, _ in PUBLISHED.values())
-    if not (known or preprocessing):
-        ask(path, dict.fromkeys(MODES, ''))
-    end = 'softmax'
-    if layers[-1].kernel[-1] == 1:  # one output z becomes two classes, -z and z
-        end, read['predictions'] = 'sigmoid', partial(mirrored, read['predictions'])
-        layers[-1] = layers[-1]._replace(kernel=(layers[-1].kernel[0], 2))
-    if path.name in (name for name, _ in PUBLISHED.values()):
-        classes = imagenet_classes()
-    prepare, size = Preparation(preprocessing or 'caffe'), (SIZE, SIZE, 3)
-    said = f'{model}, preprocessing {prepare.mode}'
-    said = said if known else f'taken for {said}, ReLU between dense layers, {end} at the end'
-    return Network(path, layers, read, prepare, size,
-                   reverses(prepare, size), end, said, classes)
-
+def other_kind(path):
+    """What a path names that no model of Keras is saved in, and what to do."""
+    folder = path.parent if path.name == 'saved_model.pb' else path
+    if (folder / 'saved_model.pb').is_file():
+        return SAVED_MODEL.format(folder)
+    prefix = path.with_name(path.name.split('.index')[0].split('.data-')[0])
+    if prefix.with_name(f'{prefix.name}.index').is_file():
+        return f'a checkpoint of TensorFlow, {WEIGHTS_ALONE.format(prefix)}'
+    if not path.is_file():
+        return 'a folder' if path.is_dir() else 'no such file'
+    if path.suffix.lower() in SUFFIXES:
+        return SUFFIXES[path.suffix.lower()].format(path)
+    with open(path, 'rb') as file:
+        head = file.read(64)
+    for offset, content, kind in SIGNATURES:
+        if head[offset:].startswith(content):
+            return kind.format(path)
+    return 'not a model that Keras saved (.keras, .h5)'

@@ -1,165 +1,67 @@
-"""Files of weights alone, for VGG16 or VGG19: .npz as bundled, and Keras's .h5 and .weights.h5.
-
-They do not say what network they belong to, so they are taken for the one that fits.
-"""
+"""VGG16 and VGG19 with the weights in a file that holds nothing else: the bundled .npz, or one of
+the two of ImageNet that Keras publishes and downloads."""
 from functools import partial
-import re
-from typing import NamedTuple
+import os
+from pathlib import Path
 import zipfile
 
 import h5py
 import numpy as np
 
-from common import Refused
-from model import DEPTHS, layer_table
+from common import Refused, keras
+from model import layer_table
 
-VGG_NAME = re.compile(r'block\d+_conv\d+|fc\d+|predictions')
-SAVE_WHOLE = "save the whole model in Keras, by model.save('my.keras'), and give that file"
-
-
-class Entry(NamedTuple):
-    """A layer in a file of weights."""
-
-    name: str
-    kernel: np.ndarray  # float32
-    bias: np.ndarray
+ORIGIN = 'https://storage.googleapis.com/tensorflow/keras-applications/'
+PUBLISHED = {  # Keras's files, and their MD5
+    'vgg16': ('vgg16_weights_tf_dim_ordering_tf_kernels.h5', '64373286793e3c8b2b4e3219cbf3544b'),
+    'vgg19': ('vgg19_weights_tf_dim_ordering_tf_kernels.h5', 'cbe5617147190e668d6c5d5026f83318'),
+}
 
 
-def read_weights(path, model=None):
-    """The network in a file of weights alone.
+def downloaded(model):
+    """The path of the ImageNet weights of 'vgg16' or 'vgg19', from Keras's cache or its server."""
+    name, md5 = PUBLISHED[model]
+    try:
+        url = f'{ORIGIN}{model}/{name}'
+        return Path(keras.utils.get_file(name, url, cache_subdir='models', file_hash=md5))
+    except Exception as error:  # Keras raises of all kinds when it cannot download
+        cache = Path(os.environ.get('KERAS_HOME', os.path.expanduser('~/.keras'))) / 'models'
+        reason = ' '.join(str(error).split())
+        raise Refused(f'no ImageNet weights: {cache / name} does not exist and could not be '
+                      f'downloaded ({reason}); copy it there, or use --weights caltech101 or '
+                      '--weights lite0, which need no download') from None
 
-    model: 'vgg16' or 'vgg19', or None for the one that fits. Returns its name, its layer table,
-    {layer name: function that returns w and b} and the class names or None. Raises Refused if the
-    file cannot be read, or naming the first layer that does not fit.
+
+def read_weights(path, model):
+    """The layer table of 'vgg16' or 'vgg19', with the weights in a file of VGG's layer names.
+
+    Returns the layers, {layer name: function that returns w and b} and the class names or None.
+    Raises Refused if the file cannot be read or holds other weights.
     """
     try:
-        entries, classes = entries_in(path)
-        entries = arranged(entries)
-        model, layers = matched(model, entries)
-    except Refused as error:
-        raise Refused(f'{path}: {error}') from None
-    weighted = [layer.name for layer in layers if layer.kind in ('conv', 'dense')]
-    read = {name: partial(tuple, entry[1:]) for name, entry in zip(weighted, entries)}
-    return model, layers, read, classes
-
-
-def entries_in(path):
-    """The layers in a file, as they are stored, and the class names or None."""
-    try:
-        return npz_entries(path) if zipfile.is_zipfile(path) else h5_entries(path)
-    except Refused:
-        raise
-    except Exception as error:  # NumPy and h5py raise of all kinds
-        reason = ' '.join(str(error).split())
-        raise Refused(f'cannot be read as weights ({reason})') from None
-
-
-def arranged(entries):
-    """Convolutions, then dense layers, in the order of VGG's names, or else as they are stored."""
-    result = []
-    for rank in 4, 2:
-        part = [entry for entry in entries if entry.kernel.ndim == rank]
-        if all(VGG_NAME.fullmatch(entry.name) for entry in part):
-            part.sort(key=lambda entry: (entry.name == 'predictions', natural(entry.name)))
-        elif not in_order([entry.name for entry in part]):
-            names = ', '.join(entry.name for entry in part)
-            raise Refused(f'layers are stored as {names}, against their numbers; {SAVE_WHOLE}')
-        result += part
-    return result
-
-
-def in_order(names):
-    """Whether numbered names stand in the order of their numbers."""
-    numbered = all(re.search(r'\d+$', name) for name in names[1:])
-    return not numbered or names == sorted(names, key=natural)
-
-
-def natural(name):
-    """Sorts numbers within names as numbers: conv2d_2 before conv2d_10."""
-    return [int(text) if text.isdigit() else text for text in re.split(r'(\d+)', name)]
-
-
-def matched(model, entries):
-    """'vgg16' or 'vgg19', whichever fits, and its layer table with these dense layers."""
-    convolutions = sum(entry.kernel.ndim == 4 for entry in entries)
-    model = model or ('vgg19' if convolutions > sum(DEPTHS['vgg16']) else 'vgg16')
-    head = [entry.kernel.shape[-1] for entry in entries if entry.kernel.ndim == 2]
+        arrays, classes = npz_arrays(path) if path.suffix == '.npz' else h5_arrays(path)
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        raise Refused(f'a damaged file ({error})') from None
+    head = [w.shape[-1] for w, _ in arrays.values() if w.ndim == 2]
     layers = layer_table(model, head)
-    expected = [layer for layer in layers if layer.kind in ('conv', 'dense')]
-    for layer, entry in zip(expected, entries):
-        named_otherwise = VGG_NAME.fullmatch(entry.name) and entry.name != layer.name
-        if named_otherwise and layer.kind == 'conv':
-            raise Refused(f'layer {entry.name} stands where {model} has {layer.name}')
-        if entry.kernel.shape != layer.kernel:
-            raise Refused(f'layer {entry.name} has shape {list(entry.kernel.shape)}, but '
-                          f'{layer.name} of {model} has {list(layer.kernel)}; if it is no {model}, '
-                          f'{SAVE_WHOLE}')
-        if entry.bias.shape != layer.kernel[-1:]:
-            raise Refused(f'the bias of {entry.name} has shape {list(entry.bias.shape)}, but its '
-                          f'kernel {list(layer.kernel)}')
-    if len(entries) < len(expected):
-        raise Refused(f'there are no weights for {expected[len(entries)].name} of {model}')
-    if expected[-1].kind != 'dense':
-        raise Refused(f'there are no dense layers after the convolutions of {model}, so no classes')
-    return model, layers
+    shapes = {layer.name: layer.kernel for layer in layers if layer.kind in ('conv', 'dense')}
+    if shapes != {name: w.shape for name, (w, _) in arrays.items()}:
+        raise Refused(f'it does not hold the weights of {model}')
+    return layers, {name: partial(tuple, pair) for name, pair in arrays.items()}, classes
 
 
-def npz_entries(path):
-    """Arrays named <layer>/kernel and <layer>/bias; class names, if any, named classes."""
-    with np.load(path, allow_pickle=False) as file:
+def npz_arrays(path):
+    """{layer name: (w, b)} of an .npz with <layer>/kernel and <layer>/bias, and its `classes`."""
+    with open(path, 'rb') as opened, np.load(opened, allow_pickle=False) as file:
         names = [key.removesuffix('/kernel') for key in file.files if key.endswith('/kernel')]
-        entries = [entry_of(name, file[f'{name}/kernel'], file[f'{name}/bias']) for name in names]
-        return entries, [str(name) for name in file['classes']] if 'classes' in file else None
+        arrays = {name: (np.float32(file[f'{name}/kernel']), np.float32(file[f'{name}/bias']))
+                  for name in names}
+        return arrays, [str(name) for name in file['classes']] if 'classes' in file else None
 
 
-def h5_entries(path):
-    """The kernels in an .h5 file of Keras 2 (as the published weights are) or Keras 3."""
+def h5_arrays(path):
+    """{layer name: (w, b)} of a published file, in which each group lists its arrays."""
     with h5py.File(path, 'r') as file:
-        names = keras2_arrays(file) if 'layer_names' in file.attrs else keras3_arrays(file)
-        return [entry_of(layer, file[kernel], bias and file[bias])
-                for layer, kernel, bias in names], None
-
-
-def entry_of(name, kernel, bias):
-    """An Entry, with zeros for the bias where the layer has none (None)."""
-    bias = np.zeros(kernel.shape[-1:]) if bias is None else bias
-    return Entry(name, np.asarray(kernel, np.float32), np.asarray(bias, np.float32))
-
-
-def keras2_arrays(file):
-    """Yields (layer, kernel, bias or None) in the order in which the file lists its layers."""
-    for layer in map(text, file.attrs['layer_names']):
-        arrays = [f'{layer}/{text(name)}' for name in file[layer].attrs['weight_names']]
-        arrays = [name for name in arrays if 'seed_generator' not in name]  # dropout's state
-        bias = None
-        for name, following in zip(arrays, [*arrays[1:], None]):
-            rank = len(file[name].shape)
-            if rank in (2, 4):
-                has_bias = following and len(file[following].shape) == 1
-                bias = following if has_bias else None
-                yield layer, name, bias
-            elif name != bias:
-                raise Refused(f'layer {layer} holds {name} of shape {list(file[name].shape)}, '
-                              f'which is no weight of VGG; {SAVE_WHOLE}')
-
-
-def text(name):
-    return name.decode() if isinstance(name, bytes) else name
-
-
-def keras3_arrays(file):
-    """Yields (layer, kernel, bias or None); a model within the model comes first."""
-    found = []
-    file.visit(lambda path: found.append(path) if path.endswith('vars/0') else None)
-    for path in sorted(found, key=inner_first):
-        if path.startswith('optimizer') or 'seed_generator' in path:
-            continue
-        group = file[path].parent
-        layer = group.attrs.get('name', path)
-        if len(group['0'].shape) not in (2, 4):
-            raise Refused(f'layer {layer} is neither a convolution nor dense: no VGG; {SAVE_WHOLE}')
-        yield layer, path, f'{group.name}/1' if '1' in group else None
-
-
-def inner_first(path):
-    return -path.count('/'), [natural(part) for part in path.split('/')]
+        groups = {name: group for name, group in file.items() if len(group)}
+        return {name: tuple(group[array][()] for array in group.attrs['weight_names'])
+                for name, group in groups.items()}, None
