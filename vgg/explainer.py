@@ -21,7 +21,7 @@ class Explanation(NamedTuple):
     logits: np.ndarray  # [n, classes]
     targets: np.ndarray  # [n], classes
     relevance: dict  # {rule: [n, height, width, channels]}, of the first layer's inputs, RGB
-    started: dict  # {rule: [n]}, the relevance of the target's logit, where the backward pass starts
+    started: dict  # {rule: [n]}, the relevance of the target's logit, where relevance starts
     layers: dict  # {rule: {layer: [n, height, width]}}, summed over channels, if asked for
 
 
@@ -35,12 +35,11 @@ class Explainer:
     def __init__(self, network, rules=DEFAULT, precision='float32', layers=False, gradient=False):
         self.precision, self.variables, self.weights = precision, {}, {}
         shape = network.preprocess(np.zeros((1, *network.size), np.float32)).shape[1:]
-        bounds = network.bounds  # by Keras, so not within our graph
         arrays = {name: read() for name, read in network.read.items()}
         with tf.Graph().as_default() as graph:
             self.session = open_session()
             self.load(network, arrays)
-            self.build(network, shape, bounds, composites_of(rules), layers, gradient)
+            self.build(network, shape, composites_of(rules), layers, gradient)
             self.derive(self.weights.values())
             graph.finalize()  # no batch adds to it
         self.network = network._replace(read={}, keras=None)  # lets go of what was read
@@ -71,13 +70,13 @@ class Explainer:
         for variables in itertools.zip_longest(*(each.kept for each in weights)):
             self.session.run([each.initializer for each in variables if each is not None])
 
-    def build(self, network, shape, bounds, composites, layers, gradient):
+    def build(self, network, shape, composites, layers, gradient):
         """The forward pass and, for each composite, the backward pass."""
         dtype = 'float64' if self.precision == 'float64' else 'float32'
         self.pixels = tf.placeholder(dtype, [None, *shape])
         self.target, self.against = (tf.placeholder(tf.int64, [None]) for _ in range(2))
         a = forward(self.pixels, network.layers, self.weights)
-        table = self.table = placed(network.layers, a, *bounds)
+        table = self.table = placed(network.layers, a, *network.bounds)
         self.picture_bytes = sum(np.prod(each.shape[1:]) * each.dtype.size for each in a.values())
         self.logits = a[table[-1].name]
         targets, chosen = self.choose()
