@@ -3,7 +3,6 @@ one process.
 
     python tests/benchmark.py vgg         every composite against the forward pass; peak memory
     python tests/benchmark.py families    networks of keras.applications: agreement, speed, start-up
-    python tests/benchmark.py pictures    vgg/lrp.py from start to end: start-up, pictures a second
     python tests/benchmark.py mnist       a step of mnist/train.py against Keras's model.fit
     python tests/benchmark.py vgg --batch 1 --rule deep-taylor --precision bfloat16
 
@@ -29,12 +28,6 @@ FAMILIES = ['ResNet50', 'ResNet50V2', 'InceptionV3', 'InceptionResNetV2', 'Xcept
             'NASNetMobile', 'VGG19']
 
 
-def seconds(function):
-    start = time.perf_counter()
-    function()
-    return time.perf_counter() - start
-
-
 def alternate(cases, repetitions=5):
     """Runs every case once to warm up, then all in turn. Returns {name: [seconds]}."""
     times = {name: [] for name in cases}
@@ -42,7 +35,9 @@ def alternate(cases, repetitions=5):
         function()
     for _ in range(repetitions):
         for name, function in cases.items():
-            times[name].append(seconds(function))
+            start = time.perf_counter()
+            function()
+            times[name].append(time.perf_counter() - start)
     return times
 
 
@@ -144,22 +139,6 @@ def families(args):
               flush=True)
 
 
-def pictures(args):
-    """One picture, and 24 bundled ones four times over, by the script itself."""
-    images = sorted(map(str, (ROOT / 'vgg' / 'images').glob('*.jpg')))
-    for weights in 'caltech101', 'lite0':
-        took = []
-        for paths in images[:1], images * 4:
-            with tempfile.TemporaryDirectory() as folder:
-                command = [sys.executable, ROOT / 'vgg' / 'lrp.py', *paths, '--weights', weights,
-                           '--precision', args.precision, '--results', folder]
-                took.append(seconds(lambda: subprocess.run(command, check=True,
-                                                           stdout=subprocess.DEVNULL)))
-        more = 4 * len(images) - 1
-        print(f'{weights}, {args.precision}: the first picture after {took[0]:.1f} s, then '
-              f'{more / (took[1] - took[0]):.2f} pictures a second', flush=True)
-
-
 def mnist_case(batches):
     """Seconds for so many steps of 128 digits, of mnist/train.py and of Keras."""
     from common import keras, tf
@@ -205,7 +184,7 @@ def main():
     from rules import COMPOSITES
     parser = argparse.ArgumentParser(description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
-    parts = {'vgg': vgg, 'families': families, 'pictures': pictures, 'mnist': mnist}
+    parts = {'vgg': vgg, 'families': families, 'mnist': mnist}
     methods = [PAIR, GRADIENT, *COMPOSITES]
     parser.add_argument('part', choices=parts)
     parser.add_argument('--batch', nargs='+', type=int, default=[1, 8])
