@@ -9,11 +9,6 @@ import pytest
 from small_vgg import SHORT, photograph, random_weights, run, shrink
 
 
-def linear_network(w):
-    """Stands for an Explainer: the logits of images are their products with w [28, 28, classes]."""
-    return SimpleNamespace(classify=lambda images: np.tensordot(images, w, 2))
-
-
 def width(path):
     with Image.open(path) as picture:
         return picture.size[0]
@@ -24,13 +19,6 @@ def flip():
     return scripts('mnist').flip
 
 
-def test_area_by_hand(flip):
-    # two images; drops 0 2 6 8 and 0 0 4 4
-    logits = np.array([[8.0, 4.0], [6.0, 4.0], [2.0, 0.0], [0.0, 0.0]])
-    assert list(flip.areas(logits)) == [(0 + 2 + 6 + 8) / 4, (0 + 0 + 4 + 4) / 4]
-    assert list(scripts('vgg').flip.aopc(logits)) == list(flip.areas(logits))
-
-
 def test_order_is_of_falling_score_with_ties_at_random(flip):
     score = np.zeros([2, 28, 28])
     score[0, 3, 5], score[0, 20, 1], score[1, 0, 0] = 2.0, 1.0, -1.0
@@ -39,12 +27,10 @@ def test_order_is_of_falling_score_with_ties_at_random(flip):
         assert all(sorted(row) == list(range(784)) for row in order)
         assert list(order[0, :2]) == [3 * 28 + 5, 20 * 28 + 1] and order[1, -1] == 0
     assert (orders[0] != orders[1]).mean() > 0.9
-    # whatever stands beside it
-    np.testing.assert_array_equal(flip.order(score[1:], [1], 0), orders[0][1:])
 
 
 @pytest.mark.parametrize('way, value', [('to background', 0), ('inverted', 0.75)])
-def test_flipping_changes_four_pixels_a_step_in_order(flip, way, value):
+def test_flips_four_pixels_a_step_in_order(flip, way, value):
     images = np.full([1, 28, 28], 0.25)
     pixels = np.arange(784)[None, ::-1]
     sums = [x.sum() for x in flip.flipped(images, pixels, 3, way)]
@@ -54,16 +40,18 @@ def test_flipping_changes_four_pixels_a_step_in_order(flip, way, value):
 
 
 def test_true_order_of_a_linear_network_is_first_and_random_last(flip):
+    """The logits of images are their products with w."""
     rng = np.random.default_rng(0)
     w, images = np.zeros([28, 28, 2]), rng.random([5, 28, 28])
     w[..., 0] = rng.normal(0.1, 1, [28, 28])
-    network, truth = linear_network(w), images * w[..., 0]
+    network = SimpleNamespace(classify=lambda images: np.tensordot(images, w, 2))
+    truth = images * w[..., 0]
     blurred = truth + rng.normal(0, 0.5, truth.shape)
     scores = {'true': truth, 'blurred': blurred, 'random': rng.random(truth.shape), 'worst': -truth}
     curves = {name: flip.followed(network, images, np.zeros(5), flip.order(score, range(5), 0), 196,
-                                'to background')[0]
+                                  'to background')[0]
               for name, score in scores.items()}
-    areas = {name: flip.areas(logits).mean() for name, logits in curves.items()}
+    areas = {name: flip.aopc(logits).mean() for name, logits in curves.items()}
     assert areas['true'] > areas['blurred'] > areas['random'] > areas['worst']
     first = np.sort(truth.reshape(5, -1), 1)[:, ::-1]  # each step takes away its four largest terms
     expected = truth.sum((1, 2)) - np.cumsum(first, 1)[:, 3::4].T
@@ -73,15 +61,14 @@ def test_true_order_of_a_linear_network_is_first_and_random_last(flip):
 def test_regions_of_a_network_that_reads_one_patch():
     flip, rng = scripts('vgg').flip, np.random.default_rng(0)
     images = rng.integers(100, 256, [3, 224, 224, 3], np.uint8)
-    network = SimpleNamespace(classify
-                              =lambda x: np.stack([x[:, 32:48, 64:80].mean((1, 2, 3)),
-                                                   np.zeros(len(x))], 1))
+    network = SimpleNamespace(classify=lambda x: np.stack([x[:, 32:48, 64:80].mean((1, 2, 3)),
+                                                           np.zeros(len(x))], 1))
     patch = 2 * 14 + 4  # the region that is read: third row, fifth column
     noise = np.zeros_like(images)
     others = np.delete(np.arange(196), patch)
     orders = {place: np.tile(np.insert(others, place, patch), (3, 1)) for place in (0, 7, 190)}
     intact = network.classify(images)
-    areas = {place: flip.aopc(flip.curve(network, images, intact, order, noise, 4)).mean()
+    areas = {place: flip.aopc(flip.followed(network, images, intact, order, noise, 4)).mean()
              for place, order in orders.items()}
     seen = intact[:, 0].mean()
     assert areas[0] == pytest.approx(seen * 4 / 5)  # lost at the first step
@@ -93,46 +80,48 @@ def test_perturbation_replaces_whole_regions_by_the_given_noise():
     flip, images = scripts('vgg').flip, np.zeros([1, 224, 224, 3], np.uint8)
     noise = np.full_like(images, 7)
     state, = flip.perturbed(images, np.array([[0, 15, 195, 1, 2, 3]]), noise, 1)
-    assert not images.any()
-    changed = state[0, ::16, ::16, 0]
-    assert (state == 7).sum() == 5 * 16 * 16 * 3
-    assert [tuple(place) for place in np.argwhere(changed)] == [(0, 0), (0, 1), (0, 2), (1, 1),
-        (13, 13)]
+    assert not images.any() and (state == 7).sum() == 5 * 16 * 16 * 3
+    changed = [tuple(place) for place in np.argwhere(state[0, ::16, ::16, 0])]
+    assert changed == [(0, 0), (0, 1), (0, 2), (1, 1), (13, 13)]
 
 
 def test_scores_of_a_network_that_reads_its_middle_rank_the_middle_first(tmp_path, monkeypatch):
-    vgg = shrink(monkeypatch)
+    vgg = shrink(monkeypatch, tmp_path / 'middle.npz')
     # so that no unit is dead
     arrays = {name: np.abs(values) for name, values in random_weights().items()}
     kernel = np.zeros([7, 7, 4, 6], np.float32)
     kernel[3, 3] = arrays['fc1/kernel'].reshape(7, 7, 4, 6)[3, 3]
     arrays['fc1/kernel'] = kernel.reshape(-1, 6)
     np.savez(tmp_path / 'middle.npz', **arrays)
-    explainer = vgg.explainer.Explainer(vgg.network.open_network(tmp_path / 'middle.npz',
-        preprocessing='caffe'), ['deep-taylor'], gradient=True)
+    explainer = vgg.explainer.open_explainer('caltech101', ['deep-taylor'], gradient=True)
     images = np.random.default_rng(0).integers(0, 256, [2, 224, 224, 3], np.uint8)
     scores = vgg.flip.scores(explainer, images)
-    assert list(scores) == ['deep-taylor', 'gradient x input', 'edges', 'centre']
     assert set(scores['centre'].argmax(1)) <= {6 * 14 + 6, 6 * 14 + 7, 7 * 14 + 6, 7 * 14 + 7}
     assert scores['centre'][0].argmin() in (0, 13, 182, 195)
     share = np.abs(scores['deep-taylor']).reshape(-1, 14, 14)
-    assert (share[:, 2:12, 2:12].sum((1, 2)) > 0.9 * share.sum((1, 2))).all()
     assert (share[:, 6:8, 6:8].mean((1, 2)) > 5 * share.mean((1, 2))).all()
     # noise darkens, so the logit falls
     bright = list(np.random.default_rng(1).integers(200, 256, [3, 224, 224, 3], np.uint8))
-    results = vgg.flip.measure(explainer, bright, 2, 4, 0)
+    results = vgg.flip.flip_all(explainer, bright, 2, 4, 0)
     assert {logits.shape for logits in results.values()} == {(5, 3)}
     areas = {key: vgg.flip.aopc(logits).mean() for key, logits in results.items()}
     assert areas['deep-taylor', 'most'] > 2 * areas['random', 'most'] > 0
     assert areas['random', 'most'] > 2 * areas['deep-taylor', 'least']
-    same = vgg.flip.measure(explainer, bright, 3, 4, 0)  # whatever the batch
+    same = vgg.flip.flip_all(explainer, bright, 3, 4, 0)  # whatever the batch
     for key in same:
         np.testing.assert_allclose(same[key], results[key], rtol=1e-5)
-    drawn = [vgg.flip.measure(explainer, bright[:1], 1, 4, seed)['random', 'most']
-             for seed in (0, 1)]
-    assert np.abs(drawn[0] - drawn[1]).max() > 0
-    twice = vgg.flip.measure(explainer, bright[:1], 1, 4, 0, repeats=2)['random', 'most']
-    assert np.abs(twice - drawn[0]).max() > 0 and twice.shape == (5, 1)
+    drawn = [vgg.flip.flip_all(explainer, bright[:1], 1, 4, seed, repeats)['random', 'most']
+             for seed, repeats in ((0, 1), (1, 1), (0, 2))]
+    assert np.abs(drawn[0] - drawn[1]).max() > 0 and np.abs(drawn[0] - drawn[2]).max() > 0
+
+
+def test_gain_is_what_most_first_costs_more_than_least_first():
+    """Logits that fall by 4, by 1 and by 2 at the one step, of 5: AOPC is half of that."""
+    drop = {('rule', 'most'): 4.0, ('rule', 'least'): 1.0, ('random', 'most'): 2.0}
+    table = scripts('vgg').flip.report({key: np.array([[5.0] * 6, [5 - fall] * 6])
+                                        for key, fall in drop.items()})
+    line, = [line for line in table.splitlines() if line.split()[0] == 'rule']
+    assert [float(word) for word in line.split()[1::3]] == [2, 0.5, 1.5]
 
 
 def test_mnist_script_puts_the_rules_ahead_of_random(called, small, logdir, tmp_path):
@@ -141,176 +130,124 @@ def test_mnist_script_puts_the_rules_ahead_of_random(called, small, logdir, tmp_
     printed = succeed('mnist/flip.py', *options, cwd=tmp_path)
     lines = [line.split() for line in printed.splitlines() if line.endswith('%')]
     areas = {' '.join(words[:-15]): float(words[-15]) for words in lines}
-    assert set(areas) == {'deep-taylor', 'zplus', 'epsilon', 'gradient x input',
-                          'gradient magnitude', 'random', 'random ink', 'brightness'}
-    for words in lines:  # 95 % intervals hold the mean
-        for mean, low, high in (words[-9:-6], words[-6:-3]):
-            assert float(low[1:-1]) <= float(mean) <= float(high[:-1])
+    rules = list(scripts('mnist').rules.COMPOSITES)
+    assert set(areas) == {*rules, 'gradient x input', 'gradient magnitude', 'random', 'random ink',
+                          'brightness'}
     assert areas['random ink'] > 2 * areas['random']
-    assert list(areas.values()) == sorted(areas.values(), reverse=True)
-    assert all(areas[rule] > 2 * areas['random'] for rule in ('deep-taylor', 'zplus', 'epsilon'))
-    assert width(tmp_path / 'r' / 'flipping.png') > 1000
-    assert (tmp_path / 'r' / 'flipping.txt').read_text() in printed
+    assert all(areas[rule] > 2 * areas['random'] for rule in rules)
+    assert width(tmp_path / 'r' / 'flip.png') > 1000
+    assert (tmp_path / 'r' / 'flip.txt').read_text() in printed
     alone = called(scripts('mnist').flip.main, *options, '--rule', 'zplus').out
     alone = {tuple(line.split()) for line in alone.splitlines() if line.endswith('%')}
     # a method's numbers do not depend on the rules beside it
     assert len(alone) == 6 and alone <= set(map(tuple, lines))
 
 
-@pytest.mark.parametrize('options, reason', [
-    (['--steps', 197], 'a digit has pixels for 196'),
-    (['--steps', 0], '--steps: 0 is not a whole number from 1'),
-    (['--digits', 10001], 'the test set has 10000'), (['--rule', 'lrp'], 'invalid choice'),
-])
-def test_mnist_script_refuses(refused, logdir, tmp_path, options, reason):
-    assert reason in refused('mnist/flip.py', '--logdir', logdir, '--results', tmp_path, *options)
+def test_planted_marks_and_what_lies_on_them():
+    """A map of the mark alone has all on it; one that is the same everywhere has chance on it."""
+    planted, rng = scripts('mnist').planted, np.random.default_rng(0)
+    digits, labels = rng.integers(0, 256, [40, 28, 28], np.uint8), rng.integers(0, 10, 40)
+    within, patterns = planted.places(40, rng), planted.marks(0)
+    pictures = planted.planted(digits, within, labels, patterns)
+    np.testing.assert_array_equal(pictures[within].reshape(-1, 5, 5), patterns[labels])
+    np.testing.assert_array_equal(pictures[~within], digits[~within])
+    maps = {'right': 1.0 * within, 'wrong': 1.0 - within, 'even': np.ones(within.shape)}
+    for found in planted.on_mark(maps, within).values():
+        assert (found['right'].mean, found['wrong'].mean) == (1, 0)
+    shares = planted.on_mark(maps, within)['positive relevance']
+    assert shares['even'].mean == pytest.approx(planted.CHANCE)
 
 
 @pytest.fixture
 def small_vgg(tmp_path, monkeypatch):
-    """The scripts of vgg/ with a small network, its weight file, two photographs and one file that
-    is none."""
-    vgg = shrink(monkeypatch)
+    """The scripts of vgg/ with a small network, and options: two photographs, a file that is none,
+    the network."""
+    vgg = shrink(monkeypatch, tmp_path / 'small.npz')
     monkeypatch.setitem(vgg.model.DEPTHS, 'vgg16', SHORT)
     np.savez(tmp_path / 'small.npz', **random_weights(model='short'))
     (tmp_path / 'broken.jpg').write_text('no picture')
     paths = [photograph(tmp_path / 'a.png', seed=1), photograph(tmp_path / 'b.png', seed=2),
              tmp_path / 'broken.jpg']
-    return vgg, [*paths, '--weights', tmp_path / 'small.npz', '--preprocessing', 'caffe',
-                 '--results', tmp_path / 'r']
+    return vgg, [*paths, '--weights', 'caltech101', '--results', tmp_path / 'r']
 
 
-def test_vgg_flipping_script(small_vgg, tmp_path, capsys):
+def test_flip_from_its_command_to_its_files(small_vgg, tmp_path, capsys):
     vgg, options = small_vgg
-    options += ['--steps', 3, '--rule', 'deep-taylor', 'epsilon', '--seed', 5]
-    results = [run(vgg.flip.main, capsys, *options) for _ in range(2)]
-    assert results[0].status == 1 and 'broken.jpg' in results[0].err[-1]
-    tables = [[line for line in result.out if line.endswith(']') or 'distinguishable' in line]
-              for result in results]
-    assert len(tables[0]) == 6 + 3 and tables[0] == tables[1]
+    end = run(vgg.evaluate.main, capsys, 'flip', *options, '--steps', 3, '--rule', 'deep-taylor',
+              'epsilon', 'epsilon', '--seed', 5)
+    assert end.status == 1 and len(end.err) == 1 and 'broken.jpg' in end.err[0]
     # no bar where there is no terminal
-    assert not any('\b' in line or '\x1b' in line for line in results[0].out)
-    assert width(tmp_path / 'r' / 'flipping.png') > 1000
-    assert (tmp_path / 'r' / 'flipping.txt').read_text().splitlines()[2:] == tables[1]
-
-
-def test_randomising_script(small_vgg, tmp_path, capsys):
-    vgg, options = small_vgg
-    results = [run(vgg.randomise.main, capsys, *options, '--rule', 'deep-taylor', 'epsilon',
-                   '--draws', 2) for _ in range(2)]
-    assert results[0].status == 1 and 'broken.jpg' in results[0].err[-1]
-    start = results[0].out.index('correlation')
-    tables = results[0].out[start:start + 3 * 10]
-    assert tables == results[1].out[start:start + 3 * 10]
-    assert tables[::10] == ['correlation', 'correlation of absolute values', 'rise in entropy']
-    for k, intact in (0, 1), (10, 1), (20, 0):
-        table = {line.split()[0]: list(map(float, line.split()[1::4]))
-                 for line in tables[k + 2:k + 10]}
-        assert list(table)[:3] == ['intact', 'predictions', 'fc1']
-        assert list(table)[-1] == 'block1_conv1'
-        assert len(table) == 8
-        assert table['intact'] == [intact, intact]
-        assert k == 20 or abs(table['block1_conv1'][1]) < 0.5  # of epsilon
-    assert width(tmp_path / 'r' / 'randomise.png') > 1000
-    assert (tmp_path / 'r' / 'randomise.txt').read_text().splitlines()[1:] == tables
-
-
-def test_gain_is_what_most_first_costs_more_than_least_first():
-    """Logits that fall by 4, by 1 and by 2 at the one step, of 5: AOPC is half of that."""
-    drop = {('rule', 'most'): 4.0, ('rule', 'least'): 1.0, ('random', 'most'): 2.0}
-    table = scripts('vgg').flip.table({key: np.array([[5.0] * 6, [5 - fall] * 6])
-                                       for key, fall in drop.items()})
-    line, = [line for line in table.splitlines() if line.split()[0] == 'rule']
-    assert [float(word) for word in line.split()[1::3]] == [2, 0.5, 1.5]
-
-
-def test_rise_in_entropy_is_positive_where_order_is_lost():
-    flat, spread = np.zeros(100), np.linspace(-1, 1, 100)
-    assert scripts('vgg').randomise.compared(flat, spread)[2] == pytest.approx(np.log(100))
-
-
-def test_entropy_of_a_heatmap():
-    """None if all values are alike; the logarithm of the number of bins if they spread evenly."""
-    entropy = scripts('vgg').randomise.entropy
-    assert entropy(np.full([20, 20], 3.0)) == entropy(np.zeros([20, 20])) == 0
-    assert entropy(np.linspace(-1, 1, 100)) == pytest.approx(np.log(100))
-    assert entropy(np.repeat([-1.0, 1.0], 50)) == pytest.approx(np.log(2))
+    assert not any('\b' in line or '\x1b' in line for line in end.out)
+    assert sum(line.endswith(']') for line in end.out) == 6
+    assert width(tmp_path / 'r' / 'flip.png') > 1000
+    assert (tmp_path / 'r' / 'flip.txt').read_text() in '\n'.join(end.out) + '\n'
+    end = run(vgg.evaluate.main, capsys, 'flip', *options, '--steps', 40)
+    assert end.status == 2 and 'has regions for 39' in end.err[0]
 
 
 def test_no_readable_picture_is_a_failure_of_that_picture_only(small_vgg, tmp_path, capsys):
     vgg, options = small_vgg
-    for script in (vgg.flip, vgg.randomise):
-        result = run(script.main, capsys, *options[2:])
-        assert result.status == 1
-        assert len(result.err) == 1
-        assert not (tmp_path / 'r' / 'flipping.png').exists()
+    result = run(vgg.evaluate.main, capsys, 'randomise', *options[2:])
+    assert result.status == 1 and len(result.err) == 1
+    assert not (tmp_path / 'r' / 'randomise.png').exists()
 
 
-def test_permuting_makes_another_network_of_the_same_weights(tmp_path, monkeypatch):
-    vgg = shrink(monkeypatch)
-    np.savez(tmp_path / 'small.npz', **random_weights())
-    explainer = vgg.explainer.Explainer(vgg.network.open_network(tmp_path / 'small.npz',
-        preprocessing='caffe'), ['deep-taylor'])
-    images = np.random.default_rng(0).integers(0, 256, [2, 224, 224, 3], np.uint8)
-
-    def weights():
-        return {name: explainer.read(name) for name in explainer.variables}
-
-    before, logits = weights(), explainer.classify(images)
-    explainer.replace('block3_conv2',
-                      *vgg.randomise.randomised(*explainer.read('block3_conv2'), 'permute',
-                                                np.random.default_rng(0)))
-    after = weights()
-    assert np.abs(explainer.classify(images) - logits).max() > 0.01 * np.abs(logits).max()
-    changed = [name for name in before if (before[name][0] != after[name][0]).any()]
-    assert changed == ['block3_conv2']
-    w, permuted = (values['block3_conv2'][0].reshape(-1, 3) for values in (before, after))
-    assert (np.sort(w, 0) == np.sort(permuted, 0)).all() and (w != permuted).mean() > 0.5
-    positive, = explainer.weights['block3_conv2'].kept
-    # what z+ derives
-    np.testing.assert_array_equal(explainer.session.run(positive),
-                                  np.maximum(after['block3_conv2'][0], 0))
-    np.testing.assert_array_equal(after['block3_conv2'][1], before['block3_conv2'][1])
+def test_randomise_from_its_command_to_its_files(small_vgg, tmp_path, capsys):
+    vgg, options = small_vgg
+    end = run(vgg.evaluate.main, capsys, 'randomise', *options, '--rule', 'deep-taylor', 'epsilon',
+              '--draws', 2)
+    assert end.status == 1 and 'broken.jpg' in end.err[0]
+    lines = (tmp_path / 'r' / 'randomise.txt').read_text().splitlines()[1:]
+    assert lines[::10] == ['correlation', 'correlation of absolute values', 'rise in entropy']
+    for k, intact in (0, 1), (10, 1), (20, 0):
+        table = {line.split()[0]: list(map(float, line.split()[1::4]))
+                 for line in lines[k + 2:k + 10]}
+        assert list(table)[:3] == ['intact', 'predictions', 'fc1']
+        assert list(table)[-1] == 'block1_conv1' and table['intact'] == [intact, intact]
+        assert k == 20 or abs(table['block1_conv1'][1]) < 0.5  # of epsilon
+    assert width(tmp_path / 'r' / 'randomise.png') > 1000
 
 
-def test_redrawing_makes_weights_as_a_network_starts_with():
-    """He et al. 2015: of mean 0 and variance 2 / inputs, biases 0; two logits -z and z stay
-    that."""
+def test_entropy_of_a_heatmap():
+    """None if all values are alike; the logarithm of the number of bins if they spread evenly. It
+    rises where order is lost."""
+    randomise = scripts('vgg').randomise
+    flat, spread = np.zeros(100), np.linspace(-1, 1, 100)
+    assert randomise.entropy(flat + 3) == randomise.entropy(flat) == 0
+    assert randomise.entropy(np.repeat([-1.0, 1.0], 50)) == pytest.approx(np.log(2))
+    assert randomise.compared(flat, spread)[2] == pytest.approx(np.log(100))
+
+
+def test_permuting_and_redrawing():
+    """Permuted: the same weights for each unit, in another place. Redrawn (He et al. 2015): of mean
+    0 and variance 2 / inputs, biases 0. Two logits -z and z stay that."""
     randomised, rng = scripts('vgg').randomise.randomised, np.random.default_rng(0)
-    w, b = randomised(np.ones((3, 3, 50, 40), np.float32), np.ones(40, np.float32), 'redraw', rng)
+    kernel, bias = rng.normal(size=(3, 3, 50, 40)).astype(np.float32), np.ones(40, np.float32)
+    w, b = randomised(kernel, bias, 'permute', rng)
+    before, after = kernel.reshape(-1, 40), w.reshape(-1, 40)
+    assert (np.sort(before, 0) == np.sort(after, 0)).all() and (before != after).mean() > 0.9
+    assert (b == bias).all()
+    w, b = randomised(kernel, bias, 'redraw', rng)
     assert w.dtype == np.float32 and w.shape == (3, 3, 50, 40) and not b.any()
     assert abs(w.mean()) < 1e-3 and w.std() == pytest.approx((2 / 450) ** 0.5, rel=0.01)
-    kernel = rng.normal(size=(30, 1)) * [-1, 1]
-    w, b = randomised(kernel, np.array([-1.0, 1.0]), 'redraw', rng)
-    assert (w[:, 0] == -w[:, 1]).all() and w.any() and not b.any()
+    mirrored = rng.normal(size=(30, 1)) * [-1, 1]
+    for mode in 'permute', 'redraw':
+        w, _ = randomised(mirrored, np.array([-1.0, 1.0]), mode, rng)
+        assert (w[:, 0] == -w[:, 1]).all() and (w != mirrored).mean() > 0.5
 
 
-def test_randomising_leaves_the_network_as_it_was(small_vgg, tmp_path):
+def test_randomising_leaves_the_network_as_it_was(small_vgg):
     vgg, _ = small_vgg
-    explainer = vgg.explainer.Explainer(vgg.network.open_network(tmp_path / 'small.npz',
-        preprocessing='caffe'), ['deep-taylor', 'epsilon'])
-    images = list(np.random.default_rng(0).integers(0, 256, [2, 224, 224, 3], np.uint8))
-    before = explainer(np.stack(images), [-1, -1])
-    found, shown = vgg.randomise.cascade(explainer, ['deep-taylor', 'epsilon'], images, 2,
-                                         'redraw', 2, 0)
-    after = explainer(np.stack(images), [-1, -1])
+    explainer = vgg.explainer.open_explainer('caltech101', ['deep-taylor', 'epsilon'])
+    images = np.random.default_rng(0).integers(0, 256, [2, 224, 224, 3], np.uint8)
+    before = explainer(images)
+    found, shown = vgg.randomise.cascade(explainer, images, 2, 'redraw', 2, 0)
+    after = explainer(images)
     for rule, r in before.relevance.items():
         np.testing.assert_array_equal(r, after.relevance[rule])
-    assert {values['epsilon'].shape for values in found.values()} == {(3, 2, 2)}
+    assert {values['epsilon'].shape for values in list(found.values())[1:]} == {(2, 2, 3)}
     assert shown['fc1']['epsilon'].shape == (224, 224)
-    one, other = found['block5_conv1']['epsilon'][0]
+    one, other = found['block5_conv1']['epsilon']
     assert np.abs(one - other).max() > 0  # each draw is one of its own
-    *_, last = found
-    # never negative: absolute is as it is
-    assert (found[last]['deep-taylor'][1] >= found[last]['deep-taylor'][0] - 1e-9).all()
-
-
-def test_spearman_by_hand():
-    spearman = scripts('vgg').measures.spearman
-    x = np.array([[1.0, 5.0], [2.0, 9.0]])
-    assert spearman(x, x ** 3) == pytest.approx(1) and spearman(x, -x) == pytest.approx(-1)
-    # 1 - 6 * 4 / (5 * 24)
-    assert spearman(np.array([1, 2, 3, 4, 5]), np.array([2, 1, 4, 3, 5])) == pytest.approx(0.8)
-    # ties share a rank: 1.5 1.5 3
-    assert spearman(np.array([1, 1, 2]), np.array([1, 2, 3])) == pytest.approx(3 ** 0.5 / 2)
-    assert spearman(x, np.zeros([2, 2])) == 0
+    last = found['block1_conv1']['deep-taylor']
+    assert (last[..., 1] >= last[..., 0] - 1e-9).all()  # never negative: absolute is as it is

@@ -1,12 +1,14 @@
 """vgg/frame.py: what is on the frame, what is lost with it, what it does to other pictures; on a
 network that reads its frame."""
+import re
+
 from conftest import scripts
 import numpy as np
 from PIL import Image
 import pytest
 from small_vgg import run
 
-frame = scripts('vgg').frame
+frame, main = scripts('vgg').frame, scripts('vgg').evaluate.main
 SIDE, MARGIN = 8, 1  # pixels of the network's input and of the frame
 
 
@@ -24,20 +26,17 @@ def reader(tmp_path):
     kernel[place, :, 0] = kernel[~place, :, 1] = 1
     model.set_weights([kernel, np.zeros(2), np.eye(2), np.zeros(2)])
     model.save(tmp_path / 'reader.keras')
-    for name, on_frame, inside in ('framed', 255, 51), ('dim', 204, 0), ('plain', 51,
-        255), ('grey', 51, 153):
-        Image.fromarray(np.uint8(np.where(place, on_frame, inside))).convert('RGB').save(tmp_path
-            / f'{name}.png')
+    for name, on_frame, inside in ('framed', 255, 51), ('plain', 51, 255), ('grey', 51, 153):
+        pixels = np.uint8(np.where(place, on_frame, inside))
+        Image.fromarray(pixels).convert('RGB').save(tmp_path / f'{name}.png')
     return ['--weights', tmp_path / 'reader.keras', '--preprocessing', 'unit', '--results',
             tmp_path / 'r', '--margin', MARGIN]
 
 
 def row(lines, start):
     """The numbers of the line that starts so."""
-    line, = [line for line in lines if line.startswith(start)]
-    return [float(word) for word in line[len(start):].replace('[', ' ').replace(']',
-        ' ').replace(',', ' ').split()
-            if word.lstrip('-').replace('.', '').isdigit()]
+    line, = [line.strip() for line in lines if line.strip().startswith(start)]
+    return [float(word) for word in re.findall(r'-?\d+\.\d+', line[len(start):])]
 
 
 def test_a_class_that_hangs_on_its_frame(reader, capsys, tmp_path):
@@ -45,7 +44,7 @@ def test_a_class_that_hangs_on_its_frame(reader, capsys, tmp_path):
     lay inside; plain.png loses nothing. The frame, three colours of 28 pixels, brings the class
     into other pictures; one of their own colour does not."""
     framed, plain, grey = (tmp_path / f'{name}.png' for name in ('framed', 'plain', 'grey'))
-    end = run(frame.main, capsys, framed, *reader, '--others', plain, grey, framed, '--rule',
+    end = run(main, capsys, 'frame', framed, *reader, '--others', plain, grey, framed, '--rule',
               'zplus')
     assert end.status == 0 and not end.err
     first, second, third, dark = 3 * 28, 3 * 36, 3 * 36 * 0.6, 0.2
@@ -69,32 +68,10 @@ def test_pictures_are_enlarged_and_framed():
     inside = frame.framed(other, image, 2)
     assert (inside[2:4, 2:4] == 99).all()
     assert (inside[frame.frame_of((6, 6), 2)] == image[frame.frame_of((6, 6), 2)]).all()
-    assert frame.frame_of((6, 6), 2).sum() == 32
     over = frame.painted(image, 2)
     # (14 + 15 + 20 + 21) / 4, rounded to even
     assert (over[2:4, 2:4] == image[2:4, 2:4]).all()
     assert (over[frame.frame_of((6, 6), 2)] == 18).all()
-
-
-def test_share_counts_what_is_positive():
-    r = np.array([[[3, -9], [1, 0]], [[-1, -1], [-1, 0]]], float)
-    np.testing.assert_allclose([frame.share_within(each,
-                                                   np.array([[True, True], [False, False]]))
-                                                   for each in r], [0.75, np.nan])
-    smaller = np.zeros((4, 4))  # of pictures of 8x8 pixels
-    smaller[0, 1], smaller[1, 1] = 1, 3
-    assert frame.on_frame(smaller, 2, 8) == 0.25
-
-
-def test_rank_correlation_and_its_interval():
-    """Exact for what rises together; where no share is finite, that is said."""
-    x, rng = np.random.default_rng(3).normal(size=400), np.random.default_rng(4)
-    assert frame.rank_correlation(x, np.exp(x)) == '1.00 [1.00, 1.00]'
-    words = frame.rank_correlation(x, rng.normal(size=400)).replace('[', '').replace(']', '')
-    found, low, high = map(float, words.replace(',', '').split())
-    assert low < 0 < high and low < found < high
-    assert high - low == pytest.approx(2 * 1.96 / 20, rel=0.15)
-    assert 'too few' in frame.rank_correlation(x * np.nan, x)
 
 
 def test_copies_are_no_evidence(reader, capsys, tmp_path):
@@ -103,44 +80,18 @@ def test_copies_are_no_evidence(reader, capsys, tmp_path):
     framed, plain, grey = (tmp_path / f'{name}.png' for name in ('framed', 'plain', 'grey'))
     tables = []
     for own, others in ([framed], [plain, grey]), ([framed, framed], [plain, framed, grey, plain]):
-        end = run(frame.main, capsys, *own, *reader, '--others', *others)
+        end = run(main, capsys, 'frame', *own, *reader, '--others', *others)
         tables.append([line for line in end.out if 'others' in line or 'rank' in line])
     assert tables[0] == tables[1]
     assert 'rank correlation over 3 pictures with a positive logit' in '\n'.join(tables[0])
 
 
-def test_many_pictures_and_names_that_look_like_formulas(tmp_path):
-    """The first eight are drawn."""
-    found = frame.Frames(np.zeros(300, int), np.ones((300, 3)), np.zeros((8, 2, 8, 8)),
-                         {'zplus': np.ones((300, 2))})
-    picture = scripts('vgg').pictures.Picture(Image.new('RGB', (8, 8)),
-                                              np.zeros((8, 8, 3), np.uint8))
-    figure = frame.draw([picture] * 8, found, [r'$\foo$'], 'zplus', 1, np.arange(8, 300))
-    figure.savefig(tmp_path / 'f.png')
-    with Image.open(tmp_path / 'f.png') as picture:
-        assert picture.size[1] < 3000
-
-
-def test_alone_and_with_names_that_stand_twice(reader, capsys, tmp_path):
-    """Without others no mean, no interval; two pictures of one class are told apart."""
-    end = run(frame.main, capsys, tmp_path / 'framed.png', tmp_path / 'dim.png', *reader)
-    assert end.status == 0 and 'mean of' not in '\n'.join(end.out)
-    assert row(end.out, 'class 0 (1)')[0] == 84
-    assert row(end.out, 'class 0 (2)')[0] == pytest.approx(67.2, abs=0.01)
-    with Image.open(tmp_path / 'r' / 'frame.png') as figure:
-        assert min(figure.size) > 400
-
-
 def test_wrong_usage_is_told(reader, capsys, tmp_path):
     picture = tmp_path / 'framed.png'
-    end = run(frame.main, capsys, picture, *reader, '--margin', 4)
+    end = run(main, capsys, 'frame', picture, *reader, '--margin', 4)
     assert end.status == 2 and len(end.err) == 1 and '--margin 4' in end.err[0]
-    end = run(frame.main, capsys, picture, *reader, '--others', tmp_path / 'none.png',
-              tmp_path / 'plain.png')
-    assert end.status == 1 and len(end.err) == 1 and 'none.png' in end.err[0]
-    (tmp_path / 'r' / 'frame.png').write_bytes(picture.read_bytes())
-    end = run(frame.main, capsys, picture, *reader, '--others', tmp_path / 'r' / 'frame.png')
-    assert end.status == 2 and 'would be overwritten' in end.err[0]
+    end = run(main, capsys, 'frame', picture, *reader, '--others', tmp_path / 'none.png', picture)
+    assert end.status == 2 and len(end.err) == 1 and 'none.png' in end.err[0]
 
 
 # Networks that cut, turn or resize pictures by layers of their own
@@ -188,25 +139,3 @@ def test_a_network_may_resize_pictures(tmp_path, capsys):
     red = plain[..., 0] - plain[..., 1]  # where it is white, none
     place = np.argwhere(red > 0.7 * red.max()).mean(0) / red.shape
     np.testing.assert_allclose(place, (110 / 320, 200 / 320), atol=0.04)
-
-
-def test_what_stands_in_place_of_a_heatmap_is_left(tmp_path, capsys):
-    """A picture of the user's that is called like one; but what a killed run has written is written
-    again."""
-    vgg, weights = scripts('vgg'), network_that(tmp_path / 'w.keras')
-    (tmp_path / 'r').mkdir()
-    mine = dot(tmp_path / 'r' / 'dot_zplus.png', 50, 50)
-    before = mine.read_bytes()
-    options = [dot(tmp_path / 'dot.png', 110, 200), '--weights', weights, '--preprocessing',
-               'unit', '--results', tmp_path / 'r',
-               '--rule', 'zplus', '--plain']
-    end = run(vgg.lrp.main, capsys, *options)
-    assert end.status == 1
-    assert 'dot_zplus.png exists and is not a result' in end.err[0]
-    assert mine.read_bytes() == before
-    mine.unlink()
-    assert run(vgg.lrp.main, capsys, *options, '--save-relevance').status == 0
-    (tmp_path / 'r' / 'dot.jpg').unlink()
-    assert len(list((tmp_path / 'r').iterdir())) == 3
-    assert run(vgg.lrp.main, capsys, *options, '--save-relevance').status == 0
-    assert (tmp_path / 'r' / 'dot.jpg').exists()

@@ -1,4 +1,4 @@
-"""vgg/mosaic.py: on networks whose heatmaps are known, and from the command line to its files."""
+"""Mosaics, on networks whose heatmaps are known, and the one door of all experiments."""
 import re
 
 from conftest import scripts
@@ -8,30 +8,24 @@ from PIL import Image
 import pytest
 from small_vgg import run
 
-mosaic = scripts('vgg').mosaic
+mosaic, main = scripts('vgg').mosaic, scripts('vgg').evaluate.main
 
 
 def test_quarters_and_mosaic():
     images = [np.full((5, 6, 3), value, np.uint8) for value in (10, 20, 30, 40)]
     whole = mosaic.mosaic(images)
-    assert whole.shape == (5, 6, 3)
     np.testing.assert_array_equal(whole[..., 0],
                                   np.repeat(np.repeat([[10, 20], [30, 40]], [2, 3], 0), 3, 1))
+    np.testing.assert_array_equal((mosaic.quarters(5, 6)
+                                   * np.array([10, 20, 30, 40])[:, None, None]).sum(0),
+                                  whole[..., 0])
     grey = mosaic.mosaic([image[..., :1] for image in images])
     np.testing.assert_array_equal(grey, whole[..., :1])
 
 
-def test_share_by_hand():
-    r = np.zeros((4, 4))
-    r[0, 0], r[3, 3], r[0, 3] = 3, 1, -50
-    shares = [mosaic.share_within(r, place) for place in mosaic.quarters(4, 4)]
-    assert shares == [0.75, 0, 0, 0.25]
-    assert np.isnan(mosaic.share_within(-np.abs(r), mosaic.quarters(4, 4)[0]))
-
-
 def test_contrast_takes_off_the_mean_of_the_others():
-    maps = np.arange(4.0)[:, None, None] * np.ones((1, 2, 2))
-    np.testing.assert_allclose(mosaic.contrasted(maps)[:, 0, 0],
+    maps = np.arange(4.0)[None, :, None, None] * np.ones((1, 1, 2, 2))
+    np.testing.assert_allclose(mosaic.contrasted(maps)[0, :, 0, 0],
                                [0 - 2, 1 - 5 / 3, 2 - 4 / 3, 3 - 1])
 
 
@@ -42,22 +36,11 @@ def test_four_pictures_of_four_classes():
         assert len({classes[k] for k in four}) == 4 and 4 not in four
 
 
-def test_intervals_are_over_photographs():
-    """What one photograph gives in many mosaics is no more certain for that."""
-    shares = np.array([[1.0, np.nan, 0.5, 0.0]])
-    mean, means = mosaic.summarise(shares, np.array([[0, 1, 2, 3]]))
-    low, high = np.percentile(means, [2.5, 97.5])
-    assert mean == pytest.approx(0.5) and low == 0 and high == 1
-    mean, again = mosaic.summarise(np.repeat(shares, 50, 0), np.repeat([[0, 1, 2, 3]], 50, 0))
-    assert mean == pytest.approx(0.5)
-    np.testing.assert_allclose(again, means)
-
-
 @pytest.fixture
 def colours(tmp_path):
-    """A network whose classes are red, green, blue and dark, each seen pixel by pixel; two pictures
-    of each. Its logits are weighted means over all pixels: in a mosaic, a colour's is positive,
-    dark's is not."""
+    """Options for a network whose classes are red, green, blue and dark, each seen pixel by pixel,
+    and two pictures of each. Its logits are weighted means over all pixels: in a mosaic, a colour's
+    is positive, dark's is not."""
     model = keras.Sequential([keras.Input((8, 8, 3)), keras.layers.Flatten(),
                               keras.layers.Dense(4, activation='softmax')])
     w = np.zeros((8, 8, 3, 4), np.float32)
@@ -74,7 +57,7 @@ def colours(tmp_path):
                 pixels[..., k] = 200 + 50 * i
             paths.append(tmp_path / f'{name}{i}.png')
             Image.fromarray(pixels).save(paths[-1])
-    return [*paths, '--weights', tmp_path / 'colours.keras', '--preprocessing', 'unit',
+    return ['mosaic', *paths, '--weights', tmp_path / 'colours.keras', '--preprocessing', 'unit',
             '--results', tmp_path / 'r', '--batch-size', 3]
 
 
@@ -88,7 +71,7 @@ def shares(lines):
 def test_a_rule_that_is_right_and_one_that_is_not(colours, capsys):
     """What a colour weighs is on its own picture alone, and z+ says so. w^2 does not look at the
     pixels: a quarter is its share."""
-    end = run(mosaic.main, capsys, *colours, '--rule', 'zplus', 'epsilon', 'wsquare', '--count', 10)
+    end = run(main, capsys, *colours, '--rule', 'zplus', 'epsilon', 'wsquare', '--count', 10)
     assert end.status == 0 and not end.err
     assert any('10 mosaics of 8 pictures, seed 0: 30 classes counted, 10 with a' in line
                for line in end.out), end.out
@@ -98,31 +81,31 @@ def test_a_rule_that_is_right_and_one_that_is_not(colours, capsys):
 
 
 def test_seed_and_batches(colours, capsys, tmp_path):
+    """The same numbers whatever the batch; a file that is no picture is named."""
     tables = []
     for options in (['--seed', 1], ['--seed', 1, '--batch-size', 8], ['--seed', 2]):
-        end = run(mosaic.main, capsys, *colours, '--rule', 'wsquare', '--count', 6, *options)
-        tables.append((tmp_path / 'r' / 'mosaic.png').read_bytes())
-        assert (tmp_path / 'r' / 'mosaic.txt').read_text() in '\n'.join(end.out) + '\n'
+        end = run(main, capsys, *colours, tmp_path / 'none.png', '--rule', 'wsquare', '--count', 6,
+                  *options)
+        assert end.status == 1 and len(end.err) == 1 and 'none.png' in end.err[0]
+        tables.append((tmp_path / 'r' / 'mosaic.txt').read_text())
+        assert tables[-1] in '\n'.join(end.out) + '\n'
     assert tables[0] == tables[1] != tables[2]
     with Image.open(tmp_path / 'r' / 'mosaic.png') as figure:
         assert min(figure.size) > 500
 
 
 def test_fewer_than_four_classes_are_told(colours, capsys):
-    end = run(mosaic.main, capsys, *colours[:4], *colours[8:])
-    assert end.status == 2
-    assert len(end.err) == 1
+    end = run(main, capsys, *colours[:5], *colours[9:])
+    assert end.status == 2 and len(end.err) == 1
     assert 'a mosaic needs pictures of four classes' in end.err[0]
 
 
-def test_pictures_that_cannot_be_read_are_named(colours, capsys, tmp_path):
-    end = run(mosaic.main, capsys, tmp_path / 'none.png', *colours, '--rule', 'zplus', '--count', 1)
-    assert end.status == 1 and len(end.err) == 1 and 'none.png' in end.err[0]
-
-
-def test_edges_know_no_class():
-    """The steepness of brightness, whatever its direction; a plain picture has none."""
-    image = np.zeros((6, 8, 3), np.uint8)
-    image[:, 4:] = 90
-    found = scripts('vgg').evaluate.edge_strength(image)
-    assert (found[:, 3:5] == 45).all() and not found[:, :3].any() and not found[:, 5:].any()
+def test_one_door(capsys):
+    """It lists its experiments, explains each of them, and refuses what it does not have."""
+    end = run(main, capsys, '--help')
+    assert end.status == 0 and 'Does the class depend on what the heatmap marks?' in str(end.out)
+    for name, own in ('mosaic', '--count'), ('flip', '--repeats'), ('randomise', '--draws'):
+        text = '\n'.join(run(main, capsys, name, '--help').out)
+        assert own in text and '--weights' in text and f'evaluate.py {name} ' in text
+    end = run(main, capsys, 'mosaics', 'a.png')
+    assert end.status == 2 and len(end.err) == 1 and 'mosaics' in end.err[0]

@@ -96,8 +96,7 @@ class Parser(argparse.ArgumentParser):
         The job may return a line for each input that failed. Exit status: 0, 1 if inputs failed, 2
         if the command was refused, 128 + signal if stopped.
         """
-        parsed = isinstance(argv, argparse.Namespace)
-        args = argv if parsed else self.parse_intermixed_args(argv)
+        args = self.parse_intermixed_args(argv)
         try:
             failures = job(args)
             sys.stdout.flush()
@@ -147,10 +146,6 @@ def precision(text):
         return text
     print('this processor has no bfloat16 instructions: using float32', file=sys.stderr)
     return 'float32'
-
-
-def once(values):
-    return list(dict.fromkeys(values))
 
 
 def progress_bar(total, unit, metrics=()):

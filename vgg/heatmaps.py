@@ -144,22 +144,3 @@ def sums_in_words(result, one_sign, against):
     if empty:
         said.append(f'the heatmap is zero everywhere: {", ".join(empty)}')
     return '; '.join(said)
-
-
-TONES = ['#4477aa', '#ee6677', '#228833', '#aa3377', '#666666', '#ccbb44']
-
-
-def curves(axes, x, lines):
-    """Draws up to six lines {name: (values, style)}, each with its name at its end."""
-    tones = dict(zip(lines, TONES))
-    for name, (values, style) in lines.items():
-        axes.plot(x, values, style, color=tones[name])
-    low, high = axes.get_ylim()
-    at = -np.inf
-    for name in sorted(lines, key=lambda name: lines[name][0][-1]):
-        at = max((lines[name][0][-1] - low) / (high - low), at + 1 / 16)  # names do not overlap
-        axes.text(1.02, at, name, va='center', fontsize=11, color=tones[name],
-                  transform=axes.transAxes)
-    axes.grid(alpha=0.3)
-
-from pictures import HEIGHT

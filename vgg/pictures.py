@@ -213,6 +213,3 @@ def white_of(values, tags, signed, high):
         white = next((end for end in ranges if end >= high), high)
         reason = 'by its largest value'
     return white, '' if white == 65535 else f'{white:g} taken for white, {reason}'
-
-
-find = picture_paths

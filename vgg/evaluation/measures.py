@@ -1,11 +1,16 @@
-"""Chance: generators with a seed, bootstrap intervals, rank correlation.
+"""What experiments share: seeds, estimates with intervals, tables, measures and figures.
 
-The same file stands in mnist/ and in vgg/, so that each folder can be read and copied alone.
+The same file stands in mnist/ and in vgg/evaluation/, so that each folder can be read alone.
 """
 import itertools
+from typing import NamedTuple
 import zlib
 
 import numpy as np
+
+from heatmaps import add_key
+
+DRAWS = 2000  # of the bootstrap
 
 
 def generator(seed, *names):
@@ -13,47 +18,145 @@ def generator(seed, *names):
     return np.random.default_rng([seed, *(zlib.crc32(str(name).encode()) for name in names)])
 
 
-def resampled(values):
-    """Bootstrap (Efron 1979): means [2000, ...] of n draws with replacement from values [n, ...].
+# Means with intervals
 
-    The draws depend on n alone, so differences between the means of equally long arrays are paired.
+class Estimate(NamedTuple):
+    """A mean, and the means [DRAWS] of pictures drawn again."""
+
+    mean: float
+    resampled: np.ndarray
+
+
+def estimate(values, owners=None):
+    """The Estimate of the mean of values, an array of any shape, by bootstrap (Efron 1979).
+
+    NaN does not count. owners: [like values], the picture that each value comes from: those of one
+    picture are drawn together. By default each value has a picture of its own. What is drawn
+    depends on the number of pictures alone, so differences between Estimates are paired.
     """
     values = np.asarray(values, np.float64)
-    n = len(values)
-    draws = np.random.default_rng(0).multinomial(n, np.full(n, 1 / n), 2000)
-    return np.tensordot(draws / n, values, 1)
+    owners = np.arange(values.size).reshape(values.shape) if owners is None else owners
+    counted = np.isfinite(values)
+    if not counted.any():
+        return Estimate(np.nan, np.full(DRAWS, np.nan))
+    _, pictures = np.unique(owners[counted], return_inverse=True)
+    sums, numbers = np.bincount(pictures, values[counted]), np.bincount(pictures)
+    n = len(sums)
+    draws = np.random.default_rng(0).multinomial(n, np.full(n, 1 / n), DRAWS)
+    return Estimate(values[counted].mean(), draws @ sums / (draws @ numbers))
+
+
+def estimates(values):
+    """{name: Estimate} of {name: values}."""
+    return {name: estimate(each) for name, each in values.items()}
 
 
 def interval(means):
-    """The 95% interval, low and high, of resampled means [2000, ...]."""
-    return np.percentile(means, [2.5, 97.5], 0)
+    """The 95% interval, low and high, of means [DRAWS]."""
+    return np.percentile(means, [2.5, 97.5])
 
 
-def indistinguishable(values):
-    """The pairs of values {name: [n]} whose mean difference has 0 in its 95% interval."""
-    return not_apart({name: resampled(each) for name, each in values.items()})
+def in_words(found):
+    """'0.62 [0.58, 0.66]': an Estimate's mean and its 95% interval."""
+    return '{:.2f} [{:.2f}, {:.2f}]'.format(found.mean, *interval(found.resampled))
 
 
-def not_apart(means):
-    """The pairs of resampled means {name: [2000]} whose difference has 0 in its 95% interval."""
-    pairs = [f'{one} ~ {other}' for one, other in itertools.combinations(means, 2)
-             if np.prod(interval(means[one] - means[other])) <= 0]
+def ranked(found):
+    """The names of {name: Estimate}, the largest mean first."""
+    return sorted(found, key=lambda name: -found[name].mean)
+
+
+def indistinguishable(found):
+    """The pairs of {name: Estimate} whose difference has 0 in its 95% interval, as text."""
+    pairs = [f'{one} ~ {other}' for one, other in itertools.combinations(found, 2)
+             if np.prod(interval(found[one].resampled - found[other].resampled)) <= 0]
     return ', '.join(pairs) or 'none'
 
 
-def mean_and_interval(values, digits=2):
-    """'0.62 [0.58, 0.66]': the mean of values [n] and its 95% interval."""
-    low, high = interval(resampled(values))
-    return f'{np.mean(values):.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]'
+def table(corner, rows, columns):
+    """A line for each of the rows, under heads. columns: {head: {row: Estimate, or text}}."""
+    first = max(map(len, [corner, *rows]))
+    lines = [f'{name:>{first}}' for name in [corner, *rows]]
+    for head, column in columns.items():
+        cells = [column.get(row, '') for row in rows]
+        cells = [cell if isinstance(cell, str) else in_words(cell) for cell in cells]
+        width = max(map(len, [head, *cells]))
+        lines = [f'{line}  {cell:>{width}}' for line, cell in zip(lines, [head, *cells])]
+    return '\n'.join(line.rstrip() for line in lines)
 
 
-def spearman(x, y):
-    """Spearman's rank correlation of two arrays of one size, in [-1, 1]; 0 if one is constant."""
-    x, y = (ranks(values) - (values.size + 1) / 2 for values in (x, y))  # minus their mean
-    return float((x * y).sum() / (np.sqrt((x * x).sum() * (y * y).sum()) or 1))
+# Measures
+
+def batches(items, size, bar=None):
+    """Yields `size` items at a time, in order, and shows on a progress bar how many are done."""
+    for start in range(0, len(items), size):
+        yield items[start:start + size]
+        if bar:
+            bar.update(min(start + size, len(items)))
 
 
-def ranks(values):
-    """The rank of each value; equal values share the mean of their ranks."""
-    _, place, counts = np.unique(values, return_inverse=True, return_counts=True)
-    return (np.cumsum(counts) - (counts - 1) / 2)[place.ravel()]
+def joined(parts, axis=0):
+    """Dicts of arrays, one dict for each batch, as a dict of whole arrays."""
+    return {name: np.concatenate([part[name] for part in parts], axis) for name in parts[0]}
+
+
+def share_within(r, place):
+    """The share of the positive relevance r [..., h, w] at a place [..., h, w], True or False.
+
+    NaN without positive relevance. Leading axes are broadcast.
+    """
+    positive = np.maximum(np.asarray(r, np.float64), 0)
+    whole = positive.sum((-2, -1))
+    return (positive * place).sum((-2, -1)) / np.where(whole, whole, np.nan)
+
+
+def edge_strength(image):
+    """How much the brightness of an image [h, w, channels] changes at each pixel: [h, w]."""
+    return np.hypot(*np.gradient(image.mean(-1, dtype=np.float64)))
+
+
+def aopc(logits):
+    """The mean over steps of the first logit minus the logit [steps + 1, n], for each picture: the
+    area over the perturbation curve (Samek et al. 2017, Eq. 12)."""
+    return (logits[0] - logits).mean(0, dtype=np.float64)
+
+
+# Figures
+
+def bars(axes, rows, series, chance):
+    """A bar with its interval for each of the rows and each of the series {label: {row: Estimate}},
+    and a line at chance."""
+    for i, (label, found) in enumerate(series.items()):
+        kept = [row for row in rows if row in found]
+        mean = np.array([found[row].mean for row in kept])
+        low, high = np.array([interval(found[row].resampled) for row in kept]).T
+        place = np.array([rows.index(row) for row in kept]) + 0.8 * (i + 0.5) / len(series) - 0.4
+        axes.barh(place, mean, 0.76 / len(series), label=label, capsize=2,
+                  xerr=np.maximum([mean - low, high - mean], 0))
+    axes.axvline(chance, color='black', linestyle=':', label='chance')
+    axes.set(yticks=range(len(rows)), yticklabels=rows, xlim=(0, 1), ylim=(len(rows) - 0.5, -0.5))
+
+
+def curves(axes, x, lines, dotted):
+    """Draws lines {name: values} with a legend, those whose names are `dotted` dotted."""
+    for name, values in lines.items():
+        axes.plot(x, values, ':' if name in dotted else '-', label=name)
+    axes.legend(fontsize=9)
+    axes.grid(alpha=0.3)
+
+
+def panels(figure, titles, rows, size=10):
+    """Shows rows [(label, images)] under titles, and what the colours of heatmaps mean.
+
+    Returns the axes, [rows, titles].
+    """
+    grid = figure.subplots(len(rows), len(titles), squeeze=False)
+    for line, (label, images) in zip(grid, rows):
+        line[0].set_ylabel(label)
+        for axes, image in zip(line, images):
+            axes.imshow(image, cmap='gray')
+            axes.set(xticks=[], yticks=[])
+    for axes, title in zip(grid[0], titles):
+        axes.set_title(title, fontsize=size, parse_math=False)
+    add_key(figure, grid, size)
+    return grid

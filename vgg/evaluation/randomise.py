@@ -1,40 +1,41 @@
-"""Does a heatmap depend on what the network learned? Cascading randomisation (Adebayo et al. 2018;
-for LRP: Sixt et al. 2020).
+"""Does the heatmap depend on what the network learned? Cascading randomisation (Adebayo et al.
+2018; for LRP: Sixt et al. 2020).
 
-    python vgg/randomise.py vgg/images --weights caltech101 --precision bfloat16
+    python vgg/evaluate.py randomise vgg/images --weights caltech101 --precision bfloat16
 
 Makes the weights of the layers random one after the other, from the logits down to the pixels, and
-explains the pictures anew at each stage, always for the class that the intact network saw. A rule
-whose heatmaps look the same when the upper layers are random does not show what they learned.
-
---mode permute (default) permutes the weights within each unit, which keeps its bias and the sum of
-its weights, so that no layer becomes silent; --mode redraw initialises them again, as the papers
-do: from the normal distribution of He et al. (2015), biases zero. Both are repeated --draws times.
+explains the pictures anew at each stage, always for the class that the intact network saw.
+--mode permute permutes the weights within each unit, which keeps its bias and the sum of its
+weights, so that no layer becomes silent; --mode redraw draws them from the normal distribution of
+He et al. (2015), biases zero.
 
 Spearman's rank correlation with the intact network's heatmaps is given twice: of relevance as a
 share of what it started from, and of its absolute values. It cannot rank rules, for noise changes
 most of all (Binder et al. 2023). So a third table gives the rise in entropy of the heatmap's
-histogram (efficient MPRT, Hedstroem et al. 2024): a heatmap that shows what was learned becomes
-less orderly without it. Each cell: the mean over pictures and draws, its 95% bootstrap interval
-over pictures, and the lowest and highest draw. Writes the tables to results/randomise.txt and draws
-them in results/randomise.png, above the first picture's heatmaps.
+histogram (efficient MPRT, Hedstroem et al. 2024). Each cell: the mean over pictures and draws, its
+95% bootstrap interval over pictures, and the lowest and highest draw.
 """
-from pathlib import Path
-
 from matplotlib.figure import Figure
 import numpy as np
 
-from evaluation.measures import generator, mean_and_interval, spearman
-from common import Parser, count, once, progress_bar, seed, write_report
-from heatmaps import HEIGHT, colour
-from evaluation.shared import batches, open_evaluation
-from heatmaps import add_key
-from run import add_network_options
+from common import count, progress_bar, seed
+from evaluation.measures import (
+    batches, estimate, generator, in_words, joined, panels, table)
+from heatmaps import colour
+from pictures import HEIGHT
 
 RULES = ['deep-taylor', 'alpha2beta1', 'epsilon-plus', 'epsilon-gamma-box', 'epsilon']
+GRADIENT = False
 KINDS = ['correlation', 'correlation of absolute values', 'rise in entropy']  # with intact
 BINS = 100  # of the histogram whose entropy is taken
 STAGES = 7  # drawn
+
+
+def add_options(group):
+    group.add_argument('--mode', choices=['permute', 'redraw'], default='permute',
+                       help='how weights become random (default: permute)')
+    group.add_argument('--draws', type=count, default=3, metavar='N', help='how often (default: 3)')
+    group.add_argument('--seed', type=seed, default=0, help='what is drawn (default: 0)')
 
 
 def randomised(kernel, bias, mode, rng):
@@ -46,26 +47,47 @@ def randomised(kernel, bias, mode, rng):
     if mode == 'permute':
         units = rng.permuted(units, axis=0)
     else:
-        units, bias = rng.normal(0, np.sqrt(2 / len(units)),
-                                 units.shape).astype(kernel.dtype), np.zeros_like(bias)
+        units = rng.normal(0, np.sqrt(2 / len(units)), units.shape).astype(kernel.dtype)
+        bias = np.zeros_like(bias)
     return (np.concatenate([-units, units], 1) if mirrored else units).reshape(kernel.shape), bias
 
 
-def heatmaps(explainer, composites, images, targets, batch_size):
-    """Relevance as a share of what it started from: {composite: [n, h, w]}; and the targets [n].
+def stages(explainer, mode, draw, seed):
+    """Makes layer after layer random, from the logits down, and yields the name of each.
 
-    targets: None for the classes that the network sees.
+    Leaves the network as it was.
     """
-    targets = [-1] * len(images) if targets is None else targets
-    parts, seen = [], []
-    for batch in batches(zip(images, targets), batch_size):
-        results = explainer(np.stack([image for image, _ in batch]),
-                            [target for _, target in batch])
-        starts = {rule: values[:, :1, None] for rule, values in results.started.items()}
-        parts.append([results.relevance[rule].sum(-1) / np.where(starts[rule], starts[rule], 1)
-                      for rule in composites])
-        seen += list(results.targets)
-    return dict(zip(composites, (np.concatenate(maps) for maps in zip(*parts)))), seen
+    kept = {}
+    for name in reversed(explainer.variables):
+        kept[name] = explainer.read(name)
+        rng = generator(seed, mode, draw, name)
+        explainer.replace(name, *randomised(*kept[name], mode, rng))
+        yield name
+    for name, weights in kept.items():
+        explainer.replace(name, *weights)
+
+
+def heatmaps(explainer, images, targets, batch_size):
+    """Relevance as a share of what it started from: {rule: [n, h, w]}."""
+    parts = []
+    for batch, classes in zip(batches(images, batch_size), batches(targets, batch_size)):
+        found = explainer(batch, classes)
+        starts = {rule: values[:, None, None] for rule, values in found.started.items()}
+        parts.append({rule: r.sum(-1) / np.where(starts[rule], starts[rule], 1)
+                      for rule, r in found.relevance.items()})
+    return joined(parts)
+
+
+def spearman(x, y):
+    """Spearman's rank correlation of two arrays of one size, in [-1, 1]; 0 if one is constant."""
+    x, y = (ranks(values) - (values.size + 1) / 2 for values in (x, y))  # minus their mean
+    return float((x * y).sum() / (np.sqrt((x * x).sum() * (y * y).sum()) or 1))
+
+
+def ranks(values):
+    """The rank of each value; equal values share the mean of their ranks."""
+    _, place, counts = np.unique(values, return_inverse=True, return_counts=True)
+    return (np.cumsum(counts) - (counts - 1) / 2)[place.ravel()]
 
 
 def entropy(r):
@@ -82,115 +104,75 @@ def compared(one, other):
             entropy(other) - entropy(one))
 
 
-def cascade(explainer, composites, images, batch_size, mode, draws, seed):
-    """Explains the images at each stage, for each draw; leaves the network as it was.
+def cascade(explainer, images, batch_size, mode, draws, seed):
+    """Explains the images [n, h, w, channels] at each stage, for each draw.
 
-    Returns {stage: {composite: [3, draws, n], as KINDS says}}, intact first, and the first image's
-    heatmaps of the first draw {stage: {composite: [h, w]}}.
+    Returns {stage: {rule: [draws, n, 3], as KINDS says}}, intact first, and the first image's
+    heatmaps of the first draw {stage: {rule: [h, w]}}.
     """
-    names = list(reversed(explainer.variables))
-    intact, targets = heatmaps(explainer, composites, images, None, batch_size)
-    found = {stage: {composite: np.ones([len(KINDS), draws, len(images)])
-                     for composite in composites} for stage in ['intact'] + names}
-    for composite in composites:
-        found['intact'][composite][2] = 0
-    shown, kept = {'intact': {composite: r[0] for composite, r in intact.items()}}, {}
-    bar = progress_bar(draws * len(names), 'layer')
+    targets = np.concatenate([explainer.classify(batch).argmax(1)
+                              for batch in batches(images, batch_size)])
+    intact = heatmaps(explainer, images, targets, batch_size)
+    found, shown, bar = {}, {}, progress_bar(draws * len(explainer.variables), 'layer')
+
+    def note(name, maps):
+        shown.setdefault(name, {rule: r[0] for rule, r in maps.items()})
+        for rule, r in maps.items():
+            pairs = [compared(one, other) for one, other in zip(intact[rule], r)]
+            found.setdefault(name, {}).setdefault(rule, []).append(pairs)
+
+    note('intact', intact)
     for draw in range(draws):
-        for i, name in enumerate(names, 1):
-            kept[name] = explainer.read(name)
-            rng = generator(seed, mode, draw, name)
-            explainer.replace(name, *randomised(*kept[name], mode, rng))
-            maps, _ = heatmaps(explainer, composites, images, targets, batch_size)
-            for composite, r in maps.items():
-                found[name][composite][:, draw] = np.transpose(
-                    list(map(compared, intact[composite], r)))
-            if draw == 0:
-                shown[name] = {composite: r[0] for composite, r in maps.items()}
-            bar.update(draw * len(names) + i)
-        for name in names:
-            explainer.replace(name, *kept.pop(name))
-    return found, shown
+        for name in stages(explainer, mode, draw, seed):
+            note(name, heatmaps(explainer, images, targets, batch_size))
+            bar.add(1)
+    return {name: {rule: np.array(each) for rule, each in rules.items()}
+            for name, rules in found.items()}, shown
 
 
-def draw(found, shown, composites):
+def draw(found, shown):
     """What KINDS says by stage, with the range of the draws, above the first image's heatmaps."""
-    names = list(shown)
-    chosen = once(names[i] for i in np.linspace(0, len(names) - 1, STAGES).round().astype(int))
-    figure = Figure(figsize=(12, 4.6 + 1.7 * len(composites)), dpi=100, layout='constrained')
-    upper, lower = figure.subfigures(2, 1, height_ratios=[4.6, 1.7 * len(composites)])
+    names, rules = list(found), list(found['intact'])
+    figure = Figure(figsize=(12, 4.6 + 1.7 * len(rules)), dpi=100, layout='constrained')
+    upper, lower = figure.subfigures(2, 1, height_ratios=[4.6, 1.7 * len(rules)])
+    chosen = np.unique(np.linspace(0, len(names) - 1, STAGES).round().astype(int))
     for k, axes in enumerate(upper.subplots(1, len(KINDS))):
-        for composite in composites:
-            by_draw = np.array([stage[composite][k].mean(-1) for stage in found.values()])
-            line, = axes.plot(by_draw.mean(1), marker='o', markersize=3, label=composite)
-            axes.fill_between(range(len(found)), by_draw.min(1), by_draw.max(1),
+        for rule in rules:
+            draws = [stage[rule][..., k].mean(-1) for stage in found.values()]
+            line, = axes.plot(list(map(np.mean, draws)), marker='o', markersize=3, label=rule)
+            axes.fill_between(range(len(names)), list(map(min, draws)), list(map(max, draws)),
                               color=line.get_color(), alpha=0.2)
-        axes.set(xticks=[names.index(name) for name in chosen], title=KINDS[k])
-        axes.set_xticklabels(chosen, rotation=35, ha='right', fontsize=8)
+        axes.set(xticks=chosen, title=KINDS[k])
+        axes.set_xticklabels([names[i] for i in chosen], rotation=35, ha='right', fontsize=8)
         axes.grid(alpha=0.3)
     upper.suptitle('all layers from the logits down to this one random; bands: the range of draws')
-    upper.legend(*axes.get_legend_handles_labels(), loc='outside lower center',
-                 ncols=len(composites))
-    grid = lower.subplots(len(composites), len(chosen), squeeze=False)
-    for i, (row, composite) in enumerate(zip(grid, composites)):
-        for axes, name in zip(row, chosen):
-            height, width = shown[name][composite].shape
-            size = round(HEIGHT * width / height), HEIGHT
-            axes.imshow(colour(shown[name][composite], size))
-            axes.set(xticks=[], yticks=[])
-            axes.set_title(name if i == 0 else '', fontsize=9)
-        row[0].set_ylabel(composite, fontsize=9)
-    add_key(lower, grid)
+    upper.legend(*axes.get_legend_handles_labels(), loc='outside lower center', ncols=len(rules))
+    height, width = shown['intact'][rules[0]].shape
+    size = round(HEIGHT * width / height), HEIGHT
+    rows = [(rule, [colour(shown[names[i]][rule], size) for i in chosen]) for rule in rules]
+    panels(lower, [names[i] for i in chosen], rows)
     return figure
 
 
-def table(found, composites):
-    """A table for each of KINDS: a line for each stage, a column for each composite."""
+def cell(values):
+    """'0.43 [0.38, 0.48] 0.30..0.55' of values [draws, n]."""
+    by_draw = values.mean(1)
+    return f'{in_words(estimate(values.mean(0)))} {by_draw.min():.2f}..{by_draw.max():.2f}'
+
+
+def report(found):
+    """A table for each of KINDS: a line for each stage, a column for each rule."""
     lines = []
     for k, kind in enumerate(KINDS):
-        heads = ' '.join(f'{composite:>31}' for composite in composites)
-        lines += [kind, f'{"random down to":>25} {heads}']
-        for name, stage in found.items():
-            cells = (f'{cell(stage[composite][k]):>31}' for composite in composites)
-            lines.append(f'{name:>25} ' + ' '.join(cells))
+        columns = {rule: {name: cell(stage[rule][..., k]) for name, stage in found.items()}
+                   for rule in found['intact']}
+        lines += [kind, table('random down to', list(found), columns)]
     return '\n'.join(lines)
 
 
-def cell(values):
-    """'0.43 [0.38, 0.48] 0.30..0.55' of correlations [draws, n]."""
-    by_draw = values.mean(1)
-    return f'{mean_and_interval(values.mean(0))} {by_draw.min():.2f}..{by_draw.max():.2f}'
-
-
-def evaluate(args):
-    """Measures and reports. Returns a line for each picture that could not be read."""
-    explainer, pictures, failed = open_evaluation(args, 'randomise')
-    images = [picture.seen for picture in pictures]
-    if images:
-        found, shown = cascade(explainer, args.rule, images, args.batch_size, args.mode,
-                               args.draws, args.seed)
-        title = f'{len(images)} pictures, --mode {args.mode}, {args.draws} draws, seed {args.seed}'
-        write_report(args.results, 'randomise', draw(found, shown, args.rule), title,
-                     table(found, args.rule))
-    return failed
-
-
-def parse(argv):
-    parser = Parser(__doc__)
-    *_, how = add_network_options(parser, RULES)
-    how.add_argument('--mode', choices=['permute', 'redraw'], default='permute',
-                     help='how weights become random (default: permute)')
-    how.add_argument('--draws', type=count, default=3, metavar='N', help='how often (default: 3)')
-    how.add_argument('--seed', type=seed, default=0, help='what is drawn (default: 0)')
-    args = parser.parse_intermixed_args(argv)
-    args.rule = once(args.rule)
-    return parser, args
-
-
-def main(argv=None):
-    parser, args = parse(argv)
-    parser.run(evaluate, args)
-
-
-if __name__ == '__main__':
-    main()
+def measure(explainer, pictures, args):
+    """The experiment. Returns a figure, a title and a table."""
+    images = np.stack([picture.seen for picture in pictures])
+    found, shown = cascade(explainer, images, args.batch_size, args.mode, args.draws, args.seed)
+    title = f'{len(images)} pictures, --mode {args.mode}, {args.draws} draws, seed {args.seed}'
+    return draw(found, shown), title, report(found)
