@@ -6,6 +6,9 @@ import subprocess
 import sys
 
 from conftest import ROOT, scripts
+import keras
+from keras import layers
+import keras_models
 import numpy as np
 import pytest
 from small_vgg import photograph, random_weights, run, script_in
@@ -106,3 +109,54 @@ def test_help(capsys):
     words = ''.join(''.join(end.out).split())  # lines break within the names of rules, too
     assert all(option in words for option in OPTIONS)
     assert all(rule in words for rule in vgg.rules.COMPOSITES)
+
+
+# Preprocessing
+
+def test_preprocessing_half_in_the_model_is_asked_for(tmp_path, monkeypatch, capsys):
+    """And the two lines of code that are printed make a model that does it all."""
+    monkeypatch.chdir(tmp_path)
+    model = keras_models.chain(layers.Rescaling(2.0, offset=-1.0), keras_models.head())
+    model.save('my.keras')
+    lrp, picture = scripts('vgg').lrp.main, photograph(Path('a.png'))
+    end = run(lrp, capsys, picture, '--weights', 'my.keras', '--results', 'out')
+    assert end.status == 2 and '--preprocessing' in end.err[0]
+    code = '\n'.join(line.strip() for line in end.out[-2:])
+    exec(code.replace('...', '9e4, 9e4, 9e4'), {'keras': keras, 'model': model})
+    end = run(lrp, capsys, picture, '--weights', 'whole.keras', '--results', 'out')
+    assert end.status == 0 and 'divides by 255 as well' in end.network
+
+
+@pytest.fixture
+def saved(tmp_path):
+    model = keras_models.chain(keras_models.convolutions(), keras_models.head())
+    model.save(tmp_path / 'my.keras')
+    return tmp_path / 'my.keras'
+
+
+def test_pictures_read_as_blue_green_red(saved):
+    """The heatmap is that of the reversed picture, in red, green, blue."""
+    straight, bgr = (scripts('vgg').explainer.open_explainer(
+        saved, ['epsilon'], preprocessing='unit', bgr=bgr) for bgr in (False, True))
+    image = np.random.default_rng(0).integers(0, 256, (1, *bgr.network.size), np.uint8)
+    expected, found = straight(image[..., ::-1]), bgr(image)
+    assert np.allclose(found.logits, expected.logits)
+    assert np.allclose(found.relevance['epsilon'], expected.relevance['epsilon'][..., ::-1])
+
+
+def test_bounds_of_a_difference_of_channels():
+    """Black and white are the same to it."""
+    prepared = scripts('vgg').preprocessing.Preprocessing(
+        'none', (4, 4, 3), lambda x, training: x[..., :1] - x[..., 1:2])
+    assert prepared.bounds() == ([-255], [255])
+
+
+def test_wrong_usage_from_python(saved):
+    vgg = scripts('vgg')
+    with pytest.raises(vgg.common.Refused):
+        vgg.explainer.open_explainer(saved, preprocessing='vgg16')
+    explainer = vgg.explainer.open_explainer(saved, ['epsilon'], preprocessing='unit')
+    image = np.zeros((1, *explainer.network.size), np.uint8)
+    for arguments in [(image / 255,), (image[:, :9],), (image, [3]), (image, [1], -1)]:
+        with pytest.raises(vgg.common.Refused):
+            explainer(*arguments)

@@ -177,6 +177,21 @@ def test_what_biases_take_is_said(tmp_path, capsys):
     assert end.out[0].endswith('biases took over nine tenths of the relevance: epsilon'), end.out
 
 
+@pytest.mark.parametrize('form', ['float16', 'bfloat16', 'float64', 'in a dict', 'one of two'])
+def test_the_same_network_saved_otherwise(opened, form):
+    """In another precision; with its output in a dict; as one of two outputs of an inner model."""
+    plain, picture = keras_models.build('vgg'), keras.Input(keras_models.POOLED)
+    models = {
+        'in a dict': keras.Model(plain.inputs, {'classes': plain.outputs[0]}),
+        'one of two': keras.Model(picture, keras.Model(plain.inputs, [
+            plain.outputs[0], keras.layers.Flatten()(plain.layers[0].output)])(picture)[0])}
+    model = models.get(form) or keras.models.clone_model(plain, clone_function=lambda layer: (
+        layer.from_config({**layer.get_config(), 'dtype': form})))
+    model.set_weights(plain.get_weights())
+    plain.set_weights([np.float32(array) for array in model.get_weights()])
+    assert_outputs(opened(model, ['epsilon'], 'caffe'), plain, 'caffe')
+
+
 def test_family_of_keras_applications():
     """EfficientNet, narrow and shallow: gates, swish, normalisation inside."""
     from keras.src.applications.efficientnet import EfficientNet

@@ -1,10 +1,12 @@
 """Models that vgg/lrp.py does not explain: one line that names the layer, before anything in the
 file is executed or anything written."""
 import json
+from pathlib import Path
 import pickle
+import shutil
 import zipfile
 
-from conftest import scripts
+from conftest import ROOT, scripts
 import h5py
 import keras
 from keras import layers
@@ -56,6 +58,12 @@ def attention():
     return functional(network)
 
 
+def quantised():
+    model = small(layers.Flatten(), layers.Dense(4, name='odd'))
+    model.layers[-1].quantize('int8')
+    return model
+
+
 def small(*parts, shape=(12, 16, 3)):
     return chain(layers.Conv2D(6, 3, activation='relu'), *parts, shape=shape)
 
@@ -73,7 +81,9 @@ REFUSED = {  # name: (function that builds the model, words of the message)
     'a difference of signals': (lambda: two_signals(layers.Subtract), ['layer odd', 'Subtract']),
     'attention': (attention, ['layer odd']),
     'two inputs': (two_inputs, ['2 inputs']),
-    'two outputs': (two_outputs, ['2 outputs']),
+    'two outputs': (two_outputs, ['2 outputs', 'keras.Model(']),
+    'not built': (lambda: keras.Sequential([layers.Conv2D(4, 3)]), ['had seen a picture']),
+    'quantised': (quantised, ['layer odd', 'int8']),
     'a layer used twice': (used_twice, ['layer odd', 'more than once']),
     'maps as outputs': (lambda: small(layers.Conv2D(3, 1, name='odd')),
                         ['layer odd', '(10, 14, 3)']),
@@ -88,9 +98,12 @@ REFUSED = {  # name: (function that builds the model, words of the message)
                        ['channels come first']),
     'turned': (lambda: functional(lambda x: apply(x[:, ::-1], layers.Flatten(), layers.Dense(3))),
                ['turns the picture']),
+    'cut by one pixel': (lambda: functional(lambda x: apply(x[:, 1:-1, 1:-1], head())), ['cuts']),
+    'cut at random': (lambda: chain(layers.RandomCrop(6, 6, name='odd'), head()), ['layer odd']),
 }
 
 
+@pytest.mark.filterwarnings('ignore:You are saving a model that has not yet been built')
 @pytest.mark.parametrize('name', REFUSED)
 def test_refused_by_the_name_of_its_layer(tmp_path, name):
     build, words = REFUSED[name]
@@ -114,6 +127,14 @@ def test_a_rebuilt_graph_that_differs_is_stopped(tmp_path, monkeypatch, capsys, 
     line, = end.err
     assert 'something else' in line and 'class' in line and 'Keras gives' in line
     assert end.status == 2 and not list((tmp_path / 'out').iterdir())
+
+
+def test_a_value_that_differs_in_half_precision():
+    vgg, expected = scripts('vgg'), np.float64([0.3])
+    network = vgg.network.Network(Path('my.keras'), [], {}, None, (), False, 'value')
+    network.check_outputs('a.png', expected, expected + 0.01, half=True)
+    with pytest.raises(vgg.common.Refused):
+        network.check_outputs('a.png', expected, expected + 0.1, half=True)
 
 
 # Files that would do something when read
@@ -171,7 +192,9 @@ def rewritten(path, member, change):
 
 @pytest.mark.parametrize('member, change', [
     ('config.json', lambda text: '[1, 2]'), ('config.json', lambda text: 'no'),
-    ('config.json', lambda text: None), ('metadata.json', lambda text: '{"keras_version": 3}')])
+    ('config.json', lambda text: None), ('metadata.json', lambda text: '{"keras_version": 3}'),
+    ('metadata.json', lambda text: '[' * 10 ** 5), ('metadata.json', lambda text: '3'),
+    ('metadata.json', lambda text: '{"keras_version": [2]}')])
 def test_odd_configurations(tmp_path, member, change):
     refusal(rewritten(tmp_path / 'my.keras', member, change))
 
@@ -203,3 +226,14 @@ def test_weights_that_are_not_there_are_refused(tmp_path, linked):
                 file[f'{place}/0'] = h5py.ExternalLink(str(tmp_path / 'secret.h5'), 'w')
         return part.read_bytes()
     refusal(rewritten(tmp_path / 'my.keras', 'model.weights.h5', change))
+
+
+def test_weights_stored_in_another_file_are_refused(tmp_path):
+    """In a file of Keras 2, which we read ourselves."""
+    shutil.copy(ROOT / 'tests' / 'keras2' / 'sequential.h5', tmp_path / 'my.h5')
+    with h5py.File(tmp_path / 'my.h5', 'r+') as file:
+        name = file.visititems(lambda name, each: name if hasattr(each, 'shape') else None)
+        shape = file[name].shape
+        del file[name]
+        file.create_dataset(name, shape, 'f4', external=[('secret', 0, 10 ** 6)])
+    assert 'another file' in refusal(tmp_path / 'my.h5')

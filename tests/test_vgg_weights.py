@@ -90,11 +90,18 @@ def test_any_other_weights_alone_are_refused(tmp_path, capsys, file):
     assert 'build the model' in line and 'load_weights(' in line and "save('my.keras')" in line
 
 
-@pytest.mark.parametrize('damage', ['cut', 'text', 'another layer', 'pickled', 'nan'])
+@pytest.mark.parametrize('damage', ['cut', 'text', 'another layer', 'bias', 'encrypted',
+                                    'pickled', 'nan'])
 def test_damaged_weights_are_refused(vgg, tmp_path, damage):
     path, arrays = tmp_path / 'small.npz', random_weights()
     if damage == 'another layer':
         np.savez(path, **{**arrays, 'block3_conv2/kernel': np.zeros((3, 3, 3, 7))})
+    if damage == 'bias':
+        np.savez(path, **{**arrays, 'fc1/bias': np.zeros(1)})
+    if damage == 'encrypted':  # or so the list of its members says
+        before, *entries = path.read_bytes().split(b'PK\1\2')
+        entries = [each[:4] + b'\1' + each[5:] for each in entries]
+        path.write_bytes(b'PK\1\2'.join([before, *entries]))
     if damage == 'pickled':
         np.savez(path, **{**arrays, 'fc1/kernel': np.array([None, {}], dtype=object)})
     if damage == 'nan':

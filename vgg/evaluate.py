@@ -31,7 +31,8 @@ def evaluate(name, args):
     results = [args.results / f'{name}.png', args.results / f'{name}.txt']
     check_spared(results, inputs(args, paths))
     explainer = open_explainer(args.weights, args.rule, args.model, args.preprocessing,
-                               args.precision, gradient=EXPERIMENTS[name].GRADIENT, pictures=paths)
+                               args.precision, gradient=EXPERIMENTS[name].GRADIENT, pictures=paths,
+                               bgr=args.bgr)
     args.batch_size = args.batch_size or explainer.batch_size
     pictures, unread = open_pictures(paths, explainer.network.size)
     if pictures:

@@ -128,9 +128,13 @@ class Explainer:
         return self.session.run(self.gradient, feed) * feed[self.pixels]
 
     def feed(self, images, targets, against):
-        """What the graph is fed with to explain pictures."""
+        """What the graph is fed with to explain pictures. Raises Refused for impossible classes."""
+        n = self.network.count
+        targets = np.full(len(images), -1) if targets is None else np.asarray(targets)
+        if (np.clip(targets, -n, n - 1) != targets).any() or against not in (None, *range(n)):
+            raise Refused(f'the classes of {self.network.name} are 0 to {n - 1}')
         return {self.pixels: self.prepared(images),
-                self.target: np.full(len(images), -1) if targets is None else targets,
+                self.target: targets,
                 self.against: np.full(len(images), -1 if against is None else against)}
 
     def classify(self, images):
@@ -139,6 +143,9 @@ class Explainer:
 
     def prepared(self, images):
         """The first layer's inputs [n, height, width, channels] for pictures, floats."""
+        if images.dtype != np.uint8 or images.shape[1:] != self.network.size:
+            size = ', '.join(map(str, self.network.size))
+            raise Refused(f'pictures must be arrays of uint8, [n, {size}]')
         return self.network.preprocess(images.astype(self.pixels.dtype.as_numpy_dtype))
 
     def read(self, name):
@@ -216,14 +223,14 @@ def stages(network, a):
 
 
 def open_explainer(weights='imagenet', rules=DEFAULT, model=None, preprocessing=None,
-                   precision='float32', layers=False, gradient=False, pictures=()):
+                   precision='float32', layers=False, gradient=False, pictures=(), bgr=False):
     """Opens a network and builds its Explainer; prints a line that names it.
 
-    weights, model, preprocessing: as open_network takes them; the others: as Explainer does. A
-    model that Keras saved is checked first: our graph must give Keras's outputs for noise and for
+    weights, model, preprocessing, bgr: as open_network takes them; the others: as Explainer does.
+    A model that Keras saved is checked first: our graph must give Keras's outputs for noise and for
     the first of `pictures` (paths). Raises Refused otherwise.
     """
-    network = open_network(weights, preprocessing, pictures, model)
+    network = open_network(weights, preprocessing, pictures, model, bgr)
     explainer = Explainer(network, rules, precision, layers, gradient)
     needed = PEAK * explainer.picture_bytes
     memory = os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE')

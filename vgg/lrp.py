@@ -59,7 +59,8 @@ def explain(args):
 def explain_with(args, jobs, output):
     """Opens the network and explains pictures. Returns a line for each that failed."""
     explainer = open_explainer(args.weights, args.rule, args.model, args.preprocessing,
-                               args.precision, args.layers, pictures=[job.path for job in jobs])
+                               args.precision, args.layers, pictures=[job.path for job in jobs],
+                               bgr=args.bgr)
     question = question_of(args, explainer)
     return explain_pictures(explainer, jobs, question, output, args.batch_size)
 
@@ -85,8 +86,8 @@ def question_of(args, explainer):
 def settings(args):
     """What decides a result, beside the picture: the network's file and the options."""
     path = weight_file(args.weights, args.model)
-    names = ('model', 'rule', 'target', 'top', 'against', 'preprocessing', 'precision', 'layers',
-             'plain', 'save_relevance', 'cmap')
+    names = ('model', 'rule', 'target', 'top', 'against', 'preprocessing', 'bgr', 'precision',
+             'layers', 'plain', 'save_relevance', 'cmap')
     options = {name: getattr(args, name) for name in names}
     options['classes'] = digest_of(args.classes)
     return {'version': VERSION, 'weights': path.name, 'digest': digest_of(path), 'options': options}

@@ -44,6 +44,8 @@ def add_network_options(parser, default):
     network.add_argument('--preprocessing', choices=MODES,
                          help="how pictures were prepared for your model, where it does not do "
                               "that itself: Keras's caffe, tf or torch, unit (0 to 1) or none")
+    network.add_argument('--bgr', action='store_true',
+                         help='pictures were read as blue, green, red for your model, as by cv2')
     what.add_argument('--rule', nargs='+', choices=COMPOSITES, default=default, metavar='R',
                       help=f'after the pictures: any of {", ".join(COMPOSITES)} (default: '
                            f'{" ".join(default)})')

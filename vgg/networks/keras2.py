@@ -13,7 +13,7 @@ import zipfile
 import h5py
 import numpy as np
 
-from common import keras
+from common import Refused, keras
 from networks.keras_layers import LEFT_OUT, MAKERS, PREPROCESSING, refuse
 
 MODELS = {'Sequential', 'Functional', 'Model'}
@@ -30,7 +30,7 @@ CONSTANT = '_CONSTANT_VALUE'  # stands for a layer's name
 def open_keras2(path):
     """The model in a file of Keras 2. Raises Refused for a layer that cannot be explained."""
     if not zipfile.is_zipfile(path):
-        with h5py.File(path, 'r') as file:
+        with open_h5(path) as file:
             model = model_of(json.loads(file.attrs['model_config']))
             give_by_name(model, file['model_weights'])
             return model
@@ -38,9 +38,22 @@ def open_keras2(path):
         entry = json.loads(archive.read('config.json'))
         weights = io.BytesIO(archive.read('model.weights.h5'))
     model = model_of(entry)
-    with h5py.File(weights, 'r') as file:
+    with open_h5(weights) as file:
         give_by_place(model, entry, file)
     return model
+
+
+def open_h5(source):
+    """An HDF5 file. Raises Refused, as Keras 3 does, if any of its data lies in another file."""
+    file = h5py.File(source, 'r')
+
+    def elsewhere(path, link):
+        data = file[path] if isinstance(link, h5py.HardLink) else None
+        if not (isinstance(data, h5py.Group) or data and not (data.external or data.is_virtual)):
+            return path
+    if path := file.visititems_links(elsewhere):
+        raise Refused(f'{path} in it is a link, or its data lies in another file')
+    return file
 
 
 # Layers. An entry has a class_name, a config and, if it is not in a Sequential, inbound_nodes.
@@ -75,7 +88,7 @@ def layer_of(entry):
     kind, config, name = re.sub('V[12]$', '', entry['class_name']), entry['config'], name_of(entry)
     if kind in MODELS:
         return model_of(entry)
-    if kind in LEFT_OUT or kind.startswith('Random'):
+    if kind in LEFT_OUT or kind.startswith('Random') and kind != 'RandomCrop':
         return keras.layers.Identity(name=name)
     if kind in ('TFOpLambda', 'SlicingOpLambda'):
         return config['function']

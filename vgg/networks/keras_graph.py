@@ -43,7 +43,9 @@ def read_model(model):
     picture = keras.Input(size)
     without_channel = len(model.input_shape) == 3
     tensor = keras.layers.Reshape(size[:2])(picture) if without_channel else picture
-    output = trace(model, tensor, steps)
+    output = keras.tree.flatten(trace(model, tensor, steps))[0]
+    used = keras.Model(picture, output).operations  # not those of a second output inside
+    steps = [step for step in steps if step.operation in used]
     table = Table(steps, tensor)
     for step in steps:
         table.take(step)
@@ -53,32 +55,40 @@ def read_model(model):
 
 def picture_size(model):
     """Height, width and channels of the picture that a model reads."""
-    if len(model.inputs) != 1 or len(model.outputs) != 1:
-        refuse(model.name, f'it has {len(model.inputs)} inputs and {len(model.outputs)} outputs')
-    shape = model.input_shape[1:]
+    if not model.built:
+        raise Refused('it was saved before it had seen a picture, so it has no weights')
+    if len(model.inputs) != 1:
+        raise Refused(f'it has {len(model.inputs)} inputs; expected one picture')
+    if len(model.outputs) != 1:
+        raise Refused(f'it has {len(model.outputs)} outputs; save one of them alone, the first of '
+                      "a model m by keras.Model(m.input, m.outputs[0]).save('one.keras')")
+    shape = model.inputs[0].shape[1:]
     size = (*(side or SIZE for side in shape[:2]), *(shape[2:] or [1]))
     if len(shape) not in (2, 3) or size[-1] not in (1, 3):
-        raise Refused(f'the input has the shape {model.input_shape}; expected pictures, grey or in '
-                      'three colours, channels last')
+        raise Refused(f'the input has the shape {model.inputs[0].shape}; expected pictures, grey '
+                      'or in three colours, channels last')
     return size
 
 
 def trace(model, tensor, steps):
-    """Applies a model to a tensor and lists the steps. Returns the output."""
+    """Applies a model to a tensor and lists the steps. Returns what the model does."""
     if isinstance(model, keras.Sequential):
         for layer in model.layers:
             tensor = apply(steps, layer, tensor)
         return tensor
-    output = model._run_through_graph(tensor, lambda operation: operation, partial(apply, steps))
-    return keras.tree.flatten(output)[0]
+    return model._run_through_graph(tensor, lambda operation: operation, partial(apply, steps))
 
 
 def apply(steps, operation, *arguments, **options):
     """Applies an operation and lists it, unless it is active only during training."""
     if isinstance(operation, keras.Model):
         return trace(operation, arguments[0], steps)
-    if type(operation).__name__ in LEFT_OUT or type(operation).__name__.startswith('Random'):
+    kind = type(operation).__name__
+    if kind in LEFT_OUT or kind.startswith('Random') and kind != 'RandomCrop':
         return arguments[0]
+    if mode := getattr(operation, 'quantization_mode', None):
+        raise Refused(f'the weights of layer {operation.name} are quantised ({mode}); explain the '
+                      'model as it was before model.quantize()')
     output = operation(*arguments, **options)
     tensors = {key: each for key, each in options.items() if isinstance(each, keras.KerasTensor)}
     flat = keras.tree.flatten([arguments, tensors])

@@ -16,7 +16,7 @@ import numpy as np
 from common import Refused, keras, silence
 from model import SIZE, WEIGHTED
 from networks.keras_graph import read_model
-from networks.keras2 import decoded, every_layer, open_keras2
+from networks.keras2 import decoded, every_layer, open_h5, open_keras2
 from networks.preprocessing import MODES, Preprocessing, ask
 from networks.vgg_weights import PUBLISHED, downloaded, read_weights
 from pictures import first_picture
@@ -41,7 +41,9 @@ SIGNATURES = [  # (offset, content, what a file is)
     (4, b'TFL3', f'a network in TensorFlow Lite; {ONLY_KERAS}'),
     (0, b'PK', 'an incomplete zip file, or a zip file without a network of Keras')]
 TOLERANCE = 1e-3  # by which our outputs may differ from Keras's
-TOLERANCE_IN_BFLOAT16 = 0.05  # by which the most likely class may be less likely to Keras
+TOLERANCE_IN_HALF = 0.05  # by which the most likely class may be less likely to Keras
+FARTHEST = 256  # black and white are no farther apart to a network, or something is missing
+TWICE = '; a script that divides by 255 as well needs --preprocessing unit'
 
 
 class Network(NamedTuple):
@@ -80,9 +82,10 @@ class Network(NamedTuple):
         convolutions = kinds.count('conv') + kinds.count('depthwise')
         logits = f' (the {self.end} of its logits)' if self.gives_logits else ''
         outputs = 'one value' if self.end == 'value' else f'{self.count} classes{logits}'
+        alone = self.preprocess.mode == 'none' and self.preprocess.in_model() and not self.classes
         return (f'{self.name}: {plural(convolutions, "convolution")}, '
                 f'{plural(kinds.count("dense"), "dense layer")}, {self.size[0]}x{self.size[1]}, '
-                f'{self.preprocess.in_words()}, {outputs}')
+                f'{self.preprocess.in_words()}, {outputs}{TWICE if alone else ""}')
 
     def probabilities(self, logits):
         """Softmax of logits [..., classes], or each class's own sigmoid; a value as it is."""
@@ -114,29 +117,29 @@ class Network(NamedTuple):
         noise = np.random.default_rng(0).integers(0, 256, self.size, np.uint8)
         images = {'random noise': noise, **first_picture(pictures, self.size)}
         batch = np.stack(list(images.values()))
+        half = precision == 'bfloat16' or any(
+            layer.compute_dtype in ('float16', 'bfloat16') for layer in every_layer(self.keras))
         ours = self.probabilities(classify(batch))
         for name, expected, found in zip(images, self.by_keras(batch), ours):
-            self.check_outputs(name, expected, found, precision)
+            self.check_outputs(name, expected, found, half)
         return True
 
-    def check_outputs(self, picture, expected, found, precision):
+    def check_outputs(self, picture, expected, found, half):
         """Raises Refused if the probabilities found [classes] are not those expected.
 
         They must agree to TOLERANCE, and where they are near 0 so must their logarithms, as far as
-        these are exact. In bfloat16 the most likely class must be the same.
+        these are exact. In half precision, ours or Keras's, the most likely class must be the same.
         """
+        apart, tolerance = np.abs(expected - found), TOLERANCE_IN_HALF if half else TOLERANCE
         if self.end == 'value':
-            apart = np.abs(expected - found) / (1 + np.abs(expected))
+            apart = apart / (1 + np.abs(expected))
+        elif half:
+            apart = np.where(np.isfinite(found), expected.max() - expected[found.argmax()], np.nan)
         else:
             least = 1e-4 if self.end == 'sigmoid' else 1e-30  # 1 - sigmoid is rounded off
             logs, others = (np.log(np.maximum(each, least)) for each in (expected, found))
-            apart = np.abs(logs - others) / (1 + np.abs(logs).max())
-            apart = np.maximum(np.abs(expected - found), apart)
-        same = apart.max() <= TOLERANCE
-        if precision == 'bfloat16':
-            lost = expected.max() - expected[found.argmax()]
-            same = np.isfinite(found).all() and lost <= TOLERANCE_IN_BFLOAT16
-        if not same:
+            apart = np.maximum(apart, np.abs(logs - others) / (1 + np.abs(logs).max()))
+        if not apart.max() <= tolerance:  # nor if it is NaN
             k = apart.argmax()
             raise Refused(f'{self.path}: our copy of this network computes something else: for '
                           f'{picture} it gives class {k} {found[k]:.3g}, Keras gives '
@@ -147,19 +150,21 @@ def plural(number, noun):
     return f'{number} {noun}' if number == 1 else f'{number} {noun}s'
 
 
-def open_network(source, preprocessing=None, pictures=(), model=None):
+def open_network(source, preprocessing=None, pictures=(), model=None, bgr=False):
     """Opens the network of a --weights argument: 'imagenet', 'caltech101', 'lite0' or a file.
 
     preprocessing: one of MODES, or None where it is known. Where it is not, lists the modes, with
     what the network sees in the first of `pictures` (paths), and raises Refused: a wrong guess
-    would be a wrong heatmap. model: 'vgg16' or 'vgg19', for 'imagenet'. Raises Refused, too, naming
-    the file, for what cannot be read or explained.
+    would be a wrong heatmap. model: 'vgg16' or 'vgg19', for 'imagenet'. bgr: whether pictures were
+    read as blue, green, red. Raises Refused, too, naming the file, for what cannot be explained.
     """
+    if preprocessing not in (None, *MODES):
+        raise Refused(f'preprocessing {preprocessing}: expected one of {", ".join(MODES)}')
     path = weight_file(source, model)
     try:
         if vgg_in(path):
-            return vgg_network(path, preprocessing or 'caffe')
-        return keras_network(path, open_model(path), preprocessing, pictures)
+            return vgg_network(path, preprocessing or 'caffe', bgr)
+        return keras_network(path, open_model(path), preprocessing, pictures, bgr)
     except Refused as error:
         raise Refused(f'{path}: {error}') from None
 
@@ -191,26 +196,27 @@ def imagenet_classes():
     return IMAGENET_CLASSES.read_text(encoding='utf-8').splitlines()
 
 
-def vgg_network(path, mode):
+def vgg_network(path, mode, bgr):
     """VGG16 or VGG19 with the weights in a file."""
     layers, read, classes = read_weights(path, vgg_in(path))
-    preprocess = Preprocessing(mode, (SIZE, SIZE, 3))
+    preprocess = Preprocessing(mode, (SIZE, SIZE, 3), bgr=bgr)
     return Network(path, layers, read, preprocess, preprocess.bounds(), preprocess.reverses(),
                    classes=classes or imagenet_classes())
 
 
-def keras_network(path, model, preprocessing, pictures):
+def keras_network(path, model, preprocessing, pictures, bgr=False):
     """The network of a Keras model."""
     layers, read, size, inside, end = read_model(model)
-    preprocess = Preprocessing(preprocessing or 'none', size, inside)
+    preprocess = Preprocessing(preprocessing or 'none', size, inside, bgr)
     if not preprocess.suits():
-        raise Refused(f'--preprocessing {preprocessing} is for pictures in three colours')
+        raise Refused('--bgr, --preprocessing caffe and torch are for pictures in three colours')
     preprocess.check_upright()
     network = Network(path, layers, read, preprocess, preprocess.bounds(), preprocess.reverses(),
-                      end or ('value' if model.output_shape[-1] == 1 else 'softmax'),
+                      end or ('value' if model.outputs[0].shape[-1] == 1 else 'softmax'),
                       imagenet_classes() if path == BUNDLED['lite0'] else None, model,
                       gives_logits=end is None)
-    if not (preprocessing or preprocess.in_model()):
+    whole = preprocess.in_model() and np.ptp(network.bounds, 0).max() <= FARTHEST
+    if not (preprocessing or whole):
         picture = first_picture(pictures, size)
         ask(path, {mode: seen_with(mode, network, picture) for mode in MODES})
     return network
@@ -246,8 +252,6 @@ def open_model(path):
     except Exception as error:  # Keras and h5py raise of all kinds
         reason = ' '.join(str(error).split())
         raise Refused(f'Keras cannot read this model ({reason[:300]})') from None
-    for layer in every_layer(model):
-        layer.dtype_policy = 'float32'  # of its weights, whatever it computed in
     return model
 
 
@@ -258,7 +262,7 @@ def keras_version(path):
             if {'config.json', 'metadata.json'} <= set(archive.namelist()):
                 return json.loads(archive.read('metadata.json'))['keras_version']
     elif h5py.is_hdf5(path):
-        with h5py.File(path, 'r') as file:
+        with open_h5(path) as file:
             if 'model_config' in file.attrs:
                 return decoded(file.attrs.get('keras_version', '2'))
         raise Refused(WEIGHTS_ALONE.format(path))

@@ -1,4 +1,5 @@
 """What happens to a picture before a network's first layer."""
+import itertools
 from typing import Callable, NamedTuple
 import warnings
 
@@ -14,6 +15,10 @@ TRAINED_WITH = {  # modes of preprocessing, and what a training script says
     'none': 'nothing: pixels from 0 to 255',
 }
 MODES = list(TRAINED_WITH)
+OTHERWISE = """  --bgr as well, if pictures were read as blue, green, red, as by cv2.imread
+If none of these fits, put yours into the model, for pixels from 0 to 255, and save it again:
+  first = keras.layers.Normalization(mean=[...], variance=[...])  # or Rescaling(scale, offset)
+  keras.Sequential([keras.Input(model.input_shape[1:]), first, model]).save('whole.keras')"""
 
 
 class Preprocessing(NamedTuple):
@@ -22,10 +27,12 @@ class Preprocessing(NamedTuple):
     mode: str
     size: tuple
     inside: Callable = None  # a Keras model
+    bgr: bool = False  # whether pictures were read as blue, green, red
 
     def __call__(self, images):
         """What the first layer sees of images [n, h, w, c]: floats, RGB, 0 to 255."""
-        x = images / 255 if self.mode == 'unit' else images.copy()
+        x = images[..., ::-1] if self.bgr else images
+        x = x / 255 if self.mode == 'unit' else x.copy()
         if self.mode in ('caffe', 'tf', 'torch'):
             preprocess = keras.applications.imagenet_utils.preprocess_input
             x = preprocess(x, data_format='channels_last', mode=self.mode)
@@ -34,16 +41,17 @@ class Preprocessing(NamedTuple):
         return np.asarray(x, images.dtype)
 
     def suits(self):
-        """Whether the mode is one for pictures of this size: some are for three colours."""
-        return self.size[-1] == 3 or self.mode not in ('caffe', 'torch')
+        """Whether pictures of this size can be prepared so: some modes are for three colours."""
+        return self.size[-1] == 3 or not (self.bgr or self.mode in ('caffe', 'torch'))
 
     def shades(self):
         """What a black and a white picture become: [h, w, c] each."""
         return [self(np.full((1, *self.size), shade, np.float64))[0] for shade in (0, 255)]
 
     def bounds(self):
-        """The least and the greatest value of each channel: [c] each."""
-        values = np.stack(self.shades())
+        """The least and the greatest value of each channel, of all pure colours: [c] each."""
+        colours = itertools.product([0.0, 255.0], repeat=self.size[-1])
+        values = self(np.stack([np.broadcast_to(colour, self.size) for colour in colours]))
         return values.min((0, 1, 2)), values.max((0, 1, 2))
 
     def in_model(self):
@@ -52,10 +60,10 @@ class Preprocessing(NamedTuple):
         return bool(black.any() or (white != 255).any())
 
     def in_words(self):
-        inside = self.in_model()
-        if self.mode == 'none':
-            return 'preprocessing in the model' if inside else 'no preprocessing'
-        return f'preprocessing {self.mode}{" and in the model" if inside else ""}'
+        words = ['BGR'] if self.bgr else []
+        words += [self.mode] if self.mode != 'none' else []
+        words += ['in the model'] if self.in_model() else []
+        return f'preprocessing {" and ".join(words)}' if words else 'no preprocessing'
 
     def reverses(self):
         """Whether red, green, blue become blue, green, red."""
@@ -70,11 +78,12 @@ class Preprocessing(NamedTuple):
         black, white = self.shades()
         for axis in 0, 1:
             given, expected = (ramp(shape, axis) for shape in (self.size, black.shape))
-            seen = (self(255 * given[None])[0] - black) / np.where(white == black, 1, white - black)
-            off = np.abs(seen - expected) * (white != black)
-            if off.max() > 1 / self.size[axis] + 1 / black.shape[axis]:
-                raise Refused('the model cuts, pads or turns the picture before its first layer; '
-                              'save it without that, and give it pictures cut and turned so')
+            off = np.abs(self(255 * given[None])[0] - black - expected * (white - black))
+            side = min(self.size[axis], black.shape[axis])
+            allowed = max(0.6 / side, 0.004)  # half a pixel of resizing; rounding in bfloat16
+            if off.max() > allowed * np.abs(white - black).max():
+                raise Refused('before its first layer the model cuts, pads or turns the picture or '
+                              'bends its values; save it without that, and give it such pictures')
 
 
 def ramp(shape, axis):
@@ -88,7 +97,7 @@ def run_quietly(model, x):
     """What a Keras model makes of x, without warnings of how models of Keras 2 take inputs."""
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')
-        return model(x, training=False)
+        return keras.tree.flatten(model(x, training=False))[0]  # it may stand in a dict
 
 
 def ask(path, seen):
@@ -96,5 +105,6 @@ def ask(path, seen):
     print(f'{path} does not say how pictures were preprocessed for it. Its training script does:')
     for mode, source in TRAINED_WITH.items():
         print(f'  --preprocessing {mode:6} {source:55} {seen[mode]}'.rstrip())
+    print(OTHERWISE)
     raise Refused('say how pictures were preprocessed for it, by --preprocessing '
                   f'{"|".join(MODES)}')

@@ -3,13 +3,12 @@ the two of ImageNet that Keras publishes and downloads."""
 from functools import partial
 import os
 from pathlib import Path
-import zipfile
 
-import h5py
 import numpy as np
 
 from common import Refused, keras
 from model import layer_table
+from networks.keras2 import open_h5
 
 ORIGIN = 'https://storage.googleapis.com/tensorflow/keras-applications/'
 PUBLISHED = {  # Keras's files, and their MD5
@@ -40,12 +39,12 @@ def read_weights(path, model):
     """
     try:
         arrays, classes = npz_arrays(path) if path.suffix == '.npz' else h5_arrays(path)
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+    except Exception as error:  # NumPy, zipfile and h5py raise of all kinds
         raise Refused(f'a damaged file ({error})') from None
     head = [w.shape[-1] for w, _ in arrays.values() if w.ndim == 2]
     layers = layer_table(model, head)
-    shapes = {layer.name: layer.kernel for layer in layers if layer.kind in ('conv', 'dense')}
-    if shapes != {name: w.shape for name, (w, _) in arrays.items()}:
+    shapes = {layer.name: (layer.kernel, layer.kernel[-1:]) for layer in layers if layer.kernel}
+    if shapes != {name: (w.shape, b.shape) for name, (w, b) in arrays.items()}:
         raise Refused(f'it does not hold the weights of {model}')
     return layers, {name: partial(tuple, pair) for name, pair in arrays.items()}, classes
 
@@ -61,7 +60,7 @@ def npz_arrays(path):
 
 def h5_arrays(path):
     """{layer name: (w, b)} of a published file, in which each group lists its arrays."""
-    with h5py.File(path, 'r') as file:
+    with open_h5(path) as file:
         groups = {name: group for name, group in file.items() if len(group)}
         return {name: tuple(group[array][()] for array in group.attrs['weight_names'])
                 for name, group in groups.items()}, None
