@@ -1,7 +1,4 @@
-"""What the scripts share: TensorFlow without its log, the command line, files written whole.
-
-The same file stands in mnist/ and in vgg/, so that each folder can be read and copied alone.
-"""
+"""What the scripts share: TensorFlow without its log, the command line, files written whole."""
 import argparse
 import contextlib
 import functools
@@ -19,14 +16,6 @@ os.environ['KERAS_BACKEND'] = 'tensorflow'
 
 class Refused(Exception):
     """Something that the user can mend, in one line: `main` prints it and exits with status 2."""
-
-
-class Stopped(Exception):
-    """A signal ended the work. The message says how to continue."""
-
-    def __init__(self, signal_number, message):
-        super().__init__(message)
-        self.status = 128 + signal_number
 
 
 @contextlib.contextmanager
@@ -93,18 +82,16 @@ class Parser(argparse.ArgumentParser):
     def error(self, message):
         self.exit(2, f'{self.prog}: {one_line(message)}\n')
 
-    def run(self, job, args):
-        """Runs job(args), which may return a line for each input that failed.
+    def run(self, job, argv=None):
+        """Runs job(args) on a command line; it may return a line for each input that failed.
 
-        Exit status: 0, 1 if inputs failed, 2 if the command was refused, 128 + signal if stopped.
+        Exit status: 0, 1 if inputs failed, 2 if the command was refused, 130 if it was stopped.
         """
         try:
-            failures = job(args)
+            failures = job(self.parse_args(argv))
             sys.stdout.flush()
         except Refused as error:
             self.error(str(error))
-        except Stopped as error:
-            self.exit(error.status, f'{self.prog}: {error}\n')
         except KeyboardInterrupt:
             self.exit(130, f'{self.prog}: stopped\n')
         except BrokenPipeError:  # the reader of our output has gone
@@ -118,17 +105,6 @@ def one_line(text):
     """The text with everything escaped that cannot be printed: file names may contain anything."""
     return ''.join(c if c.isprintable() else c.encode('unicode_escape', 'surrogatepass').decode()
                    for c in text)
-
-
-def rule_names(names):
-    """A type for --rule: one of these names."""
-    def name(text):
-        if text not in names:
-            hint = f'; put pictures first: {text} --rule {names[0]}' if os.path.exists(text) else ''
-            raise argparse.ArgumentTypeError(f'{text} is none of {", ".join(names)}{hint}')
-        return text
-    names = list(names)
-    return name
 
 
 def count(text):
@@ -160,14 +136,9 @@ def precision(text):
     return 'float32'
 
 
-def once(values):
-    """The values without repetitions, in order."""
-    return list(dict.fromkeys(values))
-
-
-def progress_bar(total, unit, metrics=(), quiet=False):
-    """Keras's progress bar on a terminal; elsewhere one line at the end, or none if quiet."""
-    verbose = 1 if sys.stdout.isatty() else 0 if quiet else 2
+def progress_bar(total, unit, metrics=()):
+    """Keras's progress bar on a terminal; elsewhere one line at the end."""
+    verbose = 1 if sys.stdout.isatty() else 2
     return keras.utils.Progbar(total, unit_name=unit, verbose=verbose, stateful_metrics=metrics)
 
 
@@ -182,14 +153,6 @@ def make_folder(folder):
         probe.unlink()
     except OSError as error:
         raise Refused(f'cannot write to {folder} ({error.strerror})') from None
-
-
-def check_spared(results, inputs):
-    """Raises Refused if one of the results (paths) would overwrite one of the inputs (paths)."""
-    inputs = {os.path.realpath(path) for path in inputs}
-    for path in results:
-        if os.path.realpath(path) in inputs:
-            raise Refused(f'{path} is an input and would be overwritten: choose another --results')
 
 
 def encoded(save, *arguments, **options):

@@ -4,12 +4,12 @@ from typing import NamedTuple
 import numpy as np
 
 from checkpoint import best_checkpoint, restore
-from common import Refused, open_session, progress_bar, tf
-from model import CLASSES, LAYERS, PIXELS, SIDE, Weights, forward, variables
-from rules import relevance, start
+from common import Refused, open_session, tf
+from model import CLASSES, LAYERS, SIDE, Weights, forward, variables
+from rules import composites_of, relevance, start
 
 BATCH = 100  # digits explained at once
-LEVELS = [PIXELS, *(layer.name for layer in LAYERS)]  # where sums of relevance are taken
+LEVELS = ['pixels', *(layer.name for layer in LAYERS)]  # where sums of relevance are taken
 
 
 class Explanation(NamedTuple):
@@ -18,47 +18,49 @@ class Explanation(NamedTuple):
     logits: np.ndarray  # [n, 10]
     targets: np.ndarray  # [n]
     relevance: dict  # {rule: [n, 28, 28]}
-    started: dict  # {rule: [n, 2]}: what it started from, at the target and the contrasted class
+    started: dict  # {rule: [n]}: what it started from at the target
     sums: dict  # {rule: [n, levels]}: its sum at the pixels and after each layer, in float64
 
 
 class Explainer:
-    """The trained network, its relevance graph for some rules, and the session that runs both."""
+    """The trained network, its relevance graph for some rules, and the session that runs both.
+
+    rules: names in COMPOSITES, or {name: Composite}; gradient: whether `gradient` will be called.
+    """
 
     def __init__(self, rules, logdir, gradient=False):
-        """gradient: whether `gradient` will be called."""
-        self.checkpoint = best_checkpoint(logdir)
+        checkpoint = best_checkpoint(logdir)
         with tf.Graph().as_default():
-            self.variables = made = variables()
+            self.variables = variables()
             self.build({name: Weights(each.w.read_value(), each.b.read_value())
-                        for name, each in made.items()}, rules, gradient)
+                        for name, each in self.variables.items()}, composites_of(rules), gradient)
             wanted = {variable.op.name: variable for variable in tf.global_variables()}
-            saver, derive = tf.train.Saver(wanted), tf.local_variables_initializer()
             self.session = open_session()
-            restore(self.session, saver, self.checkpoint, wanted)
-            self.session.run(derive)
+            restore(self.session, tf.train.Saver(wanted), checkpoint, wanted)
+            for derived in tf.local_variables():  # each may depend on those before
+                self.session.run(derived.initializer)
             tf.get_default_graph().finalize()  # no batch adds to it
 
-    def build(self, weights, rules, gradient):
-        """The forward pass and, for each rule, the walk back."""
+    def build(self, weights, composites, gradient):
+        """The forward pass and, for each composite, the backward pass."""
         self.images = tf.placeholder(tf.float32, [None, SIDE, SIDE])
         self.target = tf.placeholder(tf.int64, [None])  # a class, or -1 for the most likely one
         self.against = tf.placeholder(tf.int64, [None])  # the class to contrast it with, or -1
         a = forward(self.images[..., None], weights)
-        self.logits = a[LAYERS[-1].name]
+        self.logits = a[-1]
         against = tf.one_hot(self.against, CLASSES)
         likely = tf.argmax(tf.where_v2(against > 0, -np.inf, self.logits), 1)
         targets = tf.where(self.target < 0, likely, self.target)
-        chosen = tf.one_hot(targets, CLASSES) - against
+        target = tf.one_hot(targets, CLASSES)
         self.results = Explanation(self.logits, targets, {}, {}, {})
-        for rule in rules:
-            first = start(rule, LAYERS, a, weights, chosen)
-            r = relevance(rule, LAYERS, a, weights, first)
-            self.results.relevance[rule] = r[PIXELS][..., 0]
-            self.results.started[rule] = started(first, chosen)
-            self.results.sums[rule] = tf.stack([total(r[level]) for level in LEVELS], 1)
+        for name, composite in composites.items():
+            first = start(composite, LAYERS, self.logits, target - against)
+            r = relevance(composite, LAYERS, a, weights, first)
+            self.results.relevance[name] = r[0][..., 0]
+            self.results.started[name] = tf.reduce_sum(first * target, -1)
+            self.results.sums[name] = tf.stack(list(map(total, r)), 1)
         if gradient:
-            self.slope = tf.gradients(self.logits * chosen, self.images)[0]
+            self.slope = tf.gradients(self.logits * (target - against), self.images)[0]
 
     def __call__(self, images, target=None, against=None):
         """Explains digits [n, 28, 28] in [0, 1].
@@ -76,20 +78,10 @@ class Explainer:
         """The logits [n, 10] of digits [n, 28, 28] in [0, 1]."""
         return self.session.run(self.logits, {self.images: images})
 
-    def read(self, name):
-        """The kernel and the bias of a layer."""
-        return self.session.run([self.variables[name].w, self.variables[name].b])
-
     def feed(self, images, target, against=None):
         target, against = (np.full(len(images), -1 if value is None else value)
                            for value in (target, against))
         return {self.images: images, self.target: target, self.against: against}
-
-
-def started(r, chosen):
-    """The relevance r of the logits at the target and at the class to contrast it with: [n, 2]."""
-    parts = [tf.maximum(chosen, 0.0), tf.maximum(-chosen, 0.0)]
-    return tf.stack([tf.reduce_sum(r * part, -1) for part in parts], -1)
 
 
 def total(r):
@@ -99,12 +91,10 @@ def total(r):
 
 def explain_all(explainer, images, target=None, against=None):
     """The Explanation of any number of digits, batch by batch. Raises Refused if not finite."""
-    bar, parts = progress_bar(len(images), 'digit', quiet=True), []
-    for i in range(0, len(images), BATCH):
-        parts.append(explainer(images[i:i + BATCH], target, against))
-        if not all(np.isfinite(array).all() for array in tf.nest.flatten(parts[-1])):
-            raise Refused('the relevance is not finite: the network was trained with too high a '
-                          'learning rate')
-        if len(images) > BATCH:
-            bar.update(min(i + BATCH, len(images)))
-    return tf.nest.map_structure(lambda *arrays: np.concatenate(arrays), *parts)
+    parts = [explainer(images[i:i + BATCH], target, against)
+             for i in range(0, len(images), BATCH)]
+    found = tf.nest.map_structure(lambda *arrays: np.concatenate(arrays), *parts)
+    if not all(np.isfinite(array).all() for array in tf.nest.flatten(found)):
+        raise Refused('the relevance is not finite: the network was trained with too high a '
+                      'learning rate')
+    return found

@@ -1,17 +1,13 @@
 """A digit and its heatmaps as one picture, with a record of what it shows."""
 import json
-import os
+import textwrap
 
 import matplotlib
+from matplotlib.figure import Figure
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 
 from common import encoded, write
-
-PANEL, BAR = 252, 44  # pixels: side of a panel, above it for its title
-GAP = 8  # pixels between panels; gallery.html cuts sheets by the same
-KEY = 36  # pixels, below the panels, for what the colours mean
-TONES = ['#4477aa', '#ee6677', '#228833', '#aa3377', '#666666', '#ccbb44']  # Tol, colour-blind safe
 
 
 def colour(r):
@@ -19,31 +15,40 @@ def colour(r):
 
     Red above zero, blue below, white at zero.
     """
-    return coloured(r / (np.abs(r).max() or 1))
+    colours = matplotlib.colormaps['seismic'].resampled(255)  # odd: zero is exactly the centre
+    return colours(0.5 + 0.5 * r / (np.abs(r).max() or 1), bytes=True)[..., :3]
 
 
 def sheet(image, title, heatmaps):
-    """A digit [28, 28] under its title, beside its heatmaps {label: relevance [28, 28]}."""
-    panels = [(title, np.repeat(np.uint8(255 * image)[..., None], 3, -1))]
-    panels += [(label, colour(r)) for label, r in heatmaps.items()]
-    size = len(panels) * (PANEL + GAP) + GAP, BAR + PANEL + GAP + KEY
-    result = Image.new('RGB', size, 'white')
-    result.paste(key(size[0]), (0, size[1] - KEY))
-    pen = ImageDraw.Draw(result)
-    for i, (label, pixels) in enumerate(panels):
-        left = GAP + i * (PANEL + GAP)
-        large = Image.fromarray(pixels).resize((PANEL, PANEL), Image.Resampling.NEAREST)
-        result.paste(large, (left, BAR))
-        text, font = fitted(label, PANEL)
-        pen.text((left + PANEL / 2, BAR / 2), text, 'black', font, anchor='mm', align='center',
-                 spacing=1)
-        pen.rectangle((left, BAR, left + PANEL - 1, BAR + PANEL - 1), outline='grey')
-    return result
+    """A figure: a digit [28, 28] under its title, beside heatmaps {label: relevance [28, 28]}."""
+    count = 1 + len(heatmaps)
+    figure = Figure(figsize=(2.6 * count, 3.4), dpi=100)
+    grid = figure.subplots(1, count, gridspec_kw={
+        'left': 0.03 / count, 'right': 1 - 0.03 / count, 'bottom': 0.02, 'top': 0.87,
+        'wspace': 0.03})
+    grid[0].imshow(image, cmap='gray', vmin=0, vmax=1)
+    for axes, r in zip(grid[1:], heatmaps.values()):
+        axes.imshow(colour(r))
+    for axes, label in zip(grid, [title, *heatmaps]):
+        lines = textwrap.wrap(label, 27, max_lines=2, placeholder=' ...')
+        axes.set_title('\n'.join(lines), fontsize=11)
+        axes.set(xticks=[], yticks=[])
+    add_key(figure, grid)
+    return figure
 
 
-def write_sheet(path, image, record):
-    """Writes a JPEG with the record, in JSON, as its comment."""
-    write(path, encoded(image.save, 'JPEG', comment=json.dumps(record).encode()))
+def add_key(figure, axes, size=10):
+    """What the colours of heatmaps mean, below these axes, in letters of this size."""
+    scale = matplotlib.cm.ScalarMappable(matplotlib.colors.Normalize(-1, 1), 'seismic')
+    bar = figure.colorbar(scale, ax=axes, location='bottom', shrink=0.4, aspect=30, pad=0.02)
+    bar.set_ticks([-1, 0, 1], labels=['against the class', '0', 'for the class'])
+    bar.ax.tick_params(length=0, labelsize=size)
+
+
+def write_sheet(path, figure, record):
+    """Writes a figure as a JPEG with the record, in JSON, as its comment."""
+    options = {'comment': json.dumps(record).encode(), 'quality': 92}
+    write(path, encoded(figure.savefig, format='jpeg', pil_kwargs=options))
 
 
 def recorded(path):
@@ -57,59 +62,3 @@ def recorded(path):
             return json.loads(image.info['comment'])['picture']
     except Exception:  # whatever else may stand there
         return None
-
-
-def coloured(values, cmap='seismic'):
-    """The colours, uint8 [h, w, 3], of values [h, w] in [-1, 1]."""
-    colours = matplotlib.colormaps[cmap].resampled(255)  # an odd number: zero is exactly the centre
-    return colours(0.5 + 0.5 * values, bytes=True)[..., :3]
-
-
-def fitted(text, width, lines=2):
-    """The text, broken where one line would be small, and the largest font in which it fits."""
-    words = text.split(' ')
-    breaks = [(' '.join(words[:i]), ' '.join(words[i:])) for i in range(1, len(words))]
-    halves = '\n'.join(min(breaks, key=lambda pair: max(map(len, pair)), default=[text]))
-    file = os.path.join(matplotlib.get_data_path(), 'fonts', 'ttf', 'DejaVuSans.ttf')
-    for size in range(24, 7, -1):
-        shown, font = text if lines == 1 or size > 17 else halves, ImageFont.truetype(file, size)
-        if max(map(font.getlength, shown.split('\n'))) <= width:
-            break
-    return shown, font
-
-
-def key(width, cmap='seismic'):
-    """A strip, KEY high, that says what the colours of heatmaps mean."""
-    strip = Image.new('RGB', (width, KEY), 'white')
-    pen, bar = ImageDraw.Draw(strip), min(160, width // 4)
-    left, right = 'against', 'for the class; each heatmap has its own scale'
-    _, font = fitted(f'{left} {right}', width - bar - 6 * GAP, lines=1)
-    start = GAP + round(font.getlength(left)) + GAP
-    colours = coloured(np.tile(np.linspace(-1, 1, bar), (KEY - 2 * GAP, 1)), cmap)
-    strip.paste(Image.fromarray(colours), (start, GAP))
-    pen.rectangle((start, GAP, start + bar - 1, KEY - GAP - 1), outline='lightgrey')
-    pen.text((GAP, KEY / 2), left, 'black', font, anchor='lm')
-    pen.text((start + bar + GAP, KEY / 2), right, 'black', font, anchor='lm')
-    return strip
-
-
-def add_key(figure, axes, size=10):
-    """The same in a figure of matplotlib, below these axes, in letters of this size."""
-    scale = matplotlib.cm.ScalarMappable(matplotlib.colors.Normalize(-1, 1), 'seismic')
-    bar = figure.colorbar(scale, ax=axes, location='bottom', shrink=0.4, aspect=30, pad=0.02)
-    bar.set_ticks([-1, 0, 1], labels=['against the class', '0', 'for the class'])
-    bar.ax.tick_params(length=0, labelsize=size)
-
-
-def curves(axes, x, lines):
-    """Draws up to six lines {name: (values, style)}, each with its name at its end."""
-    tones = dict(zip(lines, TONES))
-    for name, (values, style) in lines.items():
-        axes.plot(x, values, style, color=tones[name])
-    low, high = axes.get_ylim()
-    at = -np.inf
-    for name in sorted(lines, key=lambda name: lines[name][0][-1]):
-        at = max((lines[name][0][-1] - low) / (high - low), at + 1 / 16)  # names do not overlap
-        axes.text(1.02, at, name, va='center', fontsize=11, color=tones[name],
-                  transform=axes.transAxes)
-    axes.grid(alpha=0.3)

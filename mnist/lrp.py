@@ -1,15 +1,15 @@
 """Explains what the trained network sees in digits: Layer-wise Relevance Propagation.
 
     python mnist/lrp.py                               a test digit of each class
-    python mnist/lrp.py --rule deep-taylor zplus epsilon     three heatmaps each
+    python mnist/lrp.py --rule zplus epsilon          by these rules
     python mnist/lrp.py --image photo.png --target 3  your own: why a 3?
     python mnist/lrp.py --digit 3 --against 8         why a 3 rather than an 8?
     python mnist/lrp.py --index all --save-relevance  all, as numbers
 
 Writes results/0.jpg .. 9.jpg. Red pixels speak for the target class, blue ones against it, white is
-zero. The table gives, for each digit and layer, the sum of relevance divided by the value it
-started from, the logit: 1.000000 everywhere if nothing was lost on the way down to the pixels.
-Where the logit is negative, rules of one sign start from the evidence for the class instead.
+zero. The table gives, for each digit and layer, the sum of relevance divided by the logit where it
+started: 1.000000 everywhere if nothing was lost on the way down to the pixels. Rules of one sign
+start at the logit's size, for a negative logit, too.
 """
 import argparse
 import os
@@ -18,14 +18,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from common import Parser, Refused, check_spared, encoded, make_folder, once, seed, write
+from common import Parser, Refused, encoded, make_folder, seed, write
 import data
 from digit import digit
+from explainer import BATCH, LEVELS, Explainer, explain_all
 from heatmaps import recorded, sheet, write_sheet
-from explainer import BATCH, Explainer, explain_all
-from model import CLASSES
-from rules import COMPOSITES
-from tables import summary, table
+from model import CLASSES, LAYERS
+from rules import COMPOSITES, DEFAULT, composites_of, one_sign
 
 HERE = Path(__file__).resolve().parent
 
@@ -39,6 +38,8 @@ class Digit(NamedTuple):
     source: str  # 'digit 7 of mnist.npz', 'a 3 of mnist.npz' or the path
     result: str  # the name of its result: '3', 'index_7' or 'photo'
 
+
+# The digits
 
 def read_pictures(paths):
     """The Digits in these files, and a line for each that could not be read."""
@@ -64,29 +65,22 @@ def unique(names):
     return result
 
 
-def result_names(args):
-    """The names of the results, before any digit is read."""
-    if args.image:
-        return unique([path.stem for path in args.image])
-    if args.index == ['all']:
-        return []
-    return unique([f'index_{i}' for i in args.index] if args.index else map(str, args.digit))
-
-
 def read_test_digits(args, explainer):
     """The Digits that the options name in the test set, and their labels."""
     (images, labels), = data.load(args.data, 'test')
-    indices = range(len(images)) if args.index == ['all'] else args.index
-    if indices and max(indices) >= len(images):
-        raise Refused(f'--index {max(indices)}: the test set has digits 0 to {len(images) - 1}')
-    sources = [f'digit {i} of {args.data.name}' for i in indices or []]
-    if not indices:
+    if args.index:
+        indices = list(range(len(images))) if args.index == ['all'] else args.index
+        if max(indices) >= len(images):
+            raise Refused(f'--index {max(indices)}: the test set has digits 0 to {len(images) - 1}')
+        sources = [f'digit {i} of {args.data.name}' for i in indices]
+        results = unique(f'index_{i}' for i in indices)
+    else:
         indices = pick(explainer, args.digit, images, labels, np.random.default_rng(args.seed))
         sources = [f'a {wanted} of {args.data.name}' for wanted in args.digit]
-    names = [f'index_{i}' for i in indices] if args.index == ['all'] else result_names(args)
-    digits = [Digit(images[i] / np.float32(255), str(i), f'test digit {i}', source, name)
-              for i, source, name in zip(indices, sources, names)]
-    return digits, labels[list(indices)]
+        results = unique(map(str, args.digit))
+    digits = [Digit(images[i] / np.float32(255), str(i), f'test digit {i}', source, result)
+              for i, source, result in zip(indices, sources, results)]
+    return digits, labels[indices]
 
 
 def pick(explainer, classes, images, labels, rng):
@@ -107,70 +101,122 @@ def pick(explainer, classes, images, labels, rng):
     return chosen
 
 
+# What is printed
+
+def started_from(rule, against):
+    """What relevance is compared with, in words."""
+    if one_sign(COMPOSITES[rule], LAYERS):
+        return '|logit|'
+    return 'logit' if against is None else 'difference of logits'
+
+
+def shares(rule, found):
+    """The value that relevance started from [n], and its sum at each level over that [n, levels].
+
+    In a contrast by a rule of one sign all sums should be 0, otherwise all shares 1. Where a logit
+    is exactly 0, there is no relevance, and the shares are NaN.
+    """
+    one = one_sign(COMPOSITES[rule], LAYERS)
+    value = found.started[rule] if one else found.sums[rule][:, -1]
+    return value, found.sums[rule] / np.where(value, value, np.nan)[:, None]
+
+
+def table(rule, digits, found, against):
+    """How much relevance arrives by one rule: a line for each digit."""
+    other = '' if against is None else f' rather than {against}'
+    words = started_from(rule, against)
+    lines = [f'\n{rule}{other}: sum of relevance / {words} at each layer',
+             f'{"digit":>12} {"seen as":>7} {"target":>6} {words:>20} '
+             + ' '.join(f'{level:>9}' for level in LEVELS)]
+    for i, (value, row) in enumerate(zip(*shares(rule, found))):
+        cells = ' '.join(f'{share:9.6f}' for share in row) if value else 'an empty heatmap'
+        lines.append(f'{digits[i].name:>12} {found.logits[i].argmax():>7} {found.targets[i]:>6} '
+                     f'{value:>20.3f} {cells}')
+    return '\n'.join(lines)
+
+
+def summary(rules, labels, found):
+    """The accuracy, and for each rule and layer the largest loss of all digits."""
+    accuracy = np.mean(found.logits.argmax(1) == labels)
+    lines = [f'{len(labels)} digits, accuracy {accuracy:.2%}',
+             'largest change of the sum of relevance / logit on the way to each layer:',
+             f'{"":>18} ' + ' '.join(f'{level:>9}' for level in LEVELS)]
+    for rule in rules:
+        _, share = shares(rule, found)
+        losses = np.nanmax(np.abs(share - share[:, -1:]), 0)
+        lines.append(f'{rule:>18} ' + ' '.join(f'{loss:9.2e}' for loss in losses))
+    return '\n'.join(lines)
+
+
+# What is written
+
 def label(rule, found, i, against):
     """What stands above a heatmap: the rule, and the class if it is not the one seen."""
     target = found.targets[i]
-    logit, value = found.logits[i, target], found.started[rule][i, 0]
+    logit = found.logits[i, target]
     name = f'{target} (logit {logit:.2f})' if logit <= 0 else f'{target}'
     if against is not None:
         return f'{rule}: {name} rather than {against}'
-    if value > 0 >= logit or not value:
-        return f'{rule}: {"evidence" if value else "nothing"} for {name}'
     return rule if target == found.logits[i].argmax() else f'{rule}: {name}'
 
 
-def check_free(path, source):
-    """Raises Refused if something else than an earlier result of this digit stands at a path."""
-    if os.path.lexists(path) and recorded(path) != source:
-        other = recorded(path)
-        kind = f'the result of {other}' if other else 'no result of this script'
-        raise Refused(f'{path} is {kind}; choose another --results, or --overwrite')
+def check_free(path, source, overwrite):
+    """Raises Refused if a path is taken: by the result of another digit, unless these may be
+    replaced, or by a file that is no result of this script."""
+    if not os.path.lexists(path):
+        return
+    other = recorded(path)
+    if other is None:
+        raise Refused(f'{path} is no result of this script; choose another --results')
+    if other != source and not overwrite:
+        raise Refused(f'{path} is the result of {other}; choose another --results, or --overwrite')
 
 
 def draw_all(args, digits, found):
     """Writes results/<name>.jpg for each digit: the digit beside a heatmap for each rule.
 
-    Returns what was written, and a line for each that was not.
+    Returns the names of the files, and a line for each that was not.
     """
     written, failed = [], []
     for i, each in enumerate(digits):
         path = args.results / f'{each.result}.jpg'
         try:
-            if not args.overwrite:
-                check_free(path, each.source)
+            check_free(path, each.source, args.overwrite)
         except Refused as error:
             failed.append(str(error))
             continue
-        heatmaps = {label(rule, found, i, args.against): found.relevance[rule][i]
-                    for rule in args.rule}
+        heatmaps = {label(rule, found, i, args.against): r[i]
+                    for rule, r in found.relevance.items()}
         title = f'{each.title} seen as {found.logits[i].argmax()}'
-        sums = {rule: float(found.relevance[rule][i].sum()) for rule in args.rule}
-        record = {'picture': each.source, 'target': int(found.targets[i]), 'relevance': sums}
+        record = {'picture': each.source, 'target': int(found.targets[i]),
+                  'relevance': {rule: float(r[i].sum()) for rule, r in found.relevance.items()}}
         write_sheet(path, sheet(each.image, title, heatmaps), record)
-        written.append(path)
-    last = f' to {written[-1].name}' if len(written) > 1 else ''
-    return f'wrote {written[0]}{last}' if written else 'wrote nothing', failed
+        written.append(path.name)
+    return written, failed
 
 
 def save_relevance(path, args, digits, found):
     """Writes the relevance of all digits as numbers."""
     sources = [each.source for each in digits]
-    if not args.overwrite:
-        check_free(path, sources)
+    check_free(path, sources, args.overwrite)
     arrays = {f'relevance/{rule}': r for rule, r in found.relevance.items()}
     if args.against is not None:
         arrays['against'] = np.int64(args.against)
     images = np.stack([each.image for each in digits])
     write(path, encoded(np.savez, digits=sources, images=images, logits=found.logits,
                         targets=found.targets, **arrays))
+    print(f'wrote {path}')
 
+
+# The command
 
 def explain(args):
     """Explains the digits named on the command line. Returns a line for each that failed."""
+    if args.index and 'all' in args.index and args.index != ['all']:
+        raise Refused('--index all stands alone')
+    if args.against is not None and args.against == args.target:
+        raise Refused(f'--against {args.against} is the target itself')
     make_folder(args.results)
-    numbers = args.results / 'relevance.npz'
-    results = [args.results / f'{name}.jpg' for name in result_names(args)]
-    check_spared([*results, numbers], [*(args.image or []), args.data])
     explainer, failed, labels = Explainer(args.rule, args.logdir), [], None
     if args.image:
         digits, failed = read_pictures(args.image)
@@ -181,22 +227,29 @@ def explain(args):
     images = np.stack([each.image for each in digits])
     found = explain_all(explainer, images, args.target, args.against)
     if args.save_relevance:
-        save_relevance(numbers, args, digits, found)
-        print(f'wrote {numbers}')
+        save_relevance(args.results / 'relevance.npz', args, digits, found)
     if args.index == ['all'] and len(digits) > BATCH:
-        print(summary(args.rule, labels, found))
+        print(summary(found.relevance, labels, found))
         return failed
     written, unwritten = draw_all(args, digits, found)
-    print(*(table(rule, digits, found, args.against) for rule in args.rule), sep='\n')
-    print(f'\n{written} (seed {args.seed})')
+    print(*(table(rule, digits, found, args.against) for rule in found.relevance), sep='\n')
+    if written:
+        print(f'\nwrote {", ".join(written)} to {args.results} (seed {args.seed})')
     return failed + unwritten
 
 
-def parse(argv):
+def index(text):
+    """A type for --index: the number of a test digit, or 'all'."""
+    if text != 'all' and not text.isdecimal():
+        raise argparse.ArgumentTypeError(f'{text} is neither the number of a test digit nor: all')
+    return text if text == 'all' else int(text)
+
+
+def main(argv=None):
     parser = Parser(__doc__)
-    parser.add_argument('--rule', nargs='+', choices=COMPOSITES, default=['deep-taylor'],
-                        metavar='R', help=f'a heatmap for each: {", ".join(COMPOSITES)} (default: '
-                                          'deep-taylor)')
+    parser.add_argument('--rule', nargs='+', choices=COMPOSITES, default=DEFAULT, metavar='R',
+                        help=f'a heatmap for each: {", ".join(COMPOSITES)} (default: '
+                             f'{" ".join(DEFAULT)})')
     inputs = parser.add_mutually_exclusive_group()
     inputs.add_argument('--digit', nargs='+', type=int, choices=range(CLASSES),
                         default=list(range(CLASSES)), metavar='D',
@@ -214,32 +267,15 @@ def parse(argv):
     parser.add_argument('--seed', type=seed, default=0, help='draws the test digits (default: 0)')
     parser.add_argument('--save-relevance', action='store_true',
                         help='also results/relevance.npz, the relevance as numbers')
-    parser.add_argument('--overwrite', action='store_true', help='replace what stands in the way')
+    parser.add_argument('--overwrite', action='store_true',
+                        help='replace results of other digits')
     parser.add_argument('--data', type=Path, default=HERE / 'mnist.npz', metavar='FILE',
                         help='default: mnist/mnist.npz')
     parser.add_argument('--logdir', type=Path, default=HERE / 'logs', metavar='DIR',
                         help='of train.py (default: mnist/logs)')
     parser.add_argument('--results', type=Path, default=HERE / 'results', metavar='DIR',
                         help='default: mnist/results')
-    args = parser.parse_args(argv)
-    args.rule = once(args.rule)
-    if args.index and 'all' in args.index and args.index != ['all']:
-        parser.error('--index all stands alone')
-    if args.against is not None and args.against == args.target:
-        parser.error(f'--against {args.against} is the target itself')
-    return parser, args
-
-
-def index(text):
-    """A type for --index: the number of a test digit, or 'all'."""
-    if text != 'all' and not text.isdecimal():
-        raise argparse.ArgumentTypeError(f'{text} is neither the number of a test digit nor: all')
-    return text if text == 'all' else int(text)
-
-
-def main(argv=None):
-    parser, args = parse(argv)
-    parser.run(explain, args)
+    parser.run(explain, argv)
 
 
 if __name__ == '__main__':

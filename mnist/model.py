@@ -9,7 +9,6 @@ from typing import NamedTuple
 
 from common import Refused, tf
 
-PIXELS = 'pixels'  # what the first layer reads
 SIDE = 28  # pixels, width and height of a digit
 CLASSES = 10
 LINEAR = {'conv', 'dense'}  # kinds of layers that have weights
@@ -18,13 +17,14 @@ LINEAR = {'conv', 'dense'}  # kinds of layers that have weights
 class Layer(NamedTuple):
     """One layer. It reads the layer before; all with weights but the last have a ReLU.
 
-    kind: 'conv', 'dense', 'max' (pooling) or 'flatten'. size: of 'conv' height and width of the
-    kernel and the outputs; of 'dense' the outputs; of 'max' height and width of the window.
+    kind: 'conv', 'dense', 'max' (pooling) or 'flatten'. outputs: of 'conv' and 'dense', how many
+    (channels or units). window: height and width, of 'conv' and 'max'.
     """
 
     name: str
     kind: str
-    size: tuple = ()
+    outputs: int = 0
+    window: tuple = ()
     stride: int = 1
     padding: str = 'SAME'
 
@@ -34,18 +34,18 @@ class Layer(NamedTuple):
         return {'strides': [1, self.stride, self.stride, 1], 'padding': self.padding}
 
     @property
-    def window(self):
+    def pooling(self):
         """Window, stride and padding of a pooling layer, likewise."""
-        return {'ksize': [1, *self.size, 1], **self.geometry}
+        return {'ksize': [1, *self.window, 1], **self.geometry}
 
 
 LAYERS = [  # read down for the forward pass, up for the relevance
-    Layer('conv1', 'conv', (3, 3, 32)),
-    Layer('conv2', 'conv', (3, 3, 64)),
-    Layer('pool', 'max', (2, 2), 2),
+    Layer('conv1', 'conv', 32, (3, 3)),
+    Layer('conv2', 'conv', 64, (3, 3)),
+    Layer('pool', 'max', window=(2, 2), stride=2),
     Layer('flatten', 'flatten'),
-    Layer('dense1', 'dense', (512,)),
-    Layer('dense2', 'dense', (CLASSES,)),
+    Layer('dense1', 'dense', 512),
+    Layer('dense2', 'dense', CLASSES),
 ]
 
 
@@ -74,22 +74,21 @@ class Weights:
 
 
 def weight_shapes():
-    """{layer name: shape of its w}, from the shapes of what TensorFlow computes for zeros."""
-    shapes, weights = {}, None
+    """{layer name: shape of its w}, from what TensorFlow computes for a picture of zeros."""
+    shapes = {}
     if len({layer.name for layer in LAYERS}) < len(LAYERS):
         raise Refused('LAYERS of mnist/model.py: two layers have the same name')
     with tf.Graph().as_default():
         a = tf.zeros([1, SIDE, SIDE, 1])
         for layer in LAYERS:
+            weights = None
             if layer.kind in LINEAR:
-                shape = [*layer.size[:-1], a.shape[-1], layer.size[-1]]
-                shapes[layer.name] = shape
-                weights = Weights(tf.zeros(shape), tf.zeros(shape[-1:]))
+                shapes[layer.name] = [*layer.window, a.shape[-1], layer.outputs]
+                weights = Weights(tf.zeros(shapes[layer.name]), tf.zeros([layer.outputs]))
             a = outputs(layer, a, weights)
     if LAYERS[-1].kind != 'dense' or a.shape.as_list() != [1, CLASSES]:
-        raise Refused(f'LAYERS of mnist/model.py: the outputs are {a.shape[1:]}, by a layer of '
-                      f'kind {LAYERS[-1].kind}; the last layer must be dense and give {CLASSES} '
-                      'logits')
+        raise Refused(f'LAYERS of mnist/model.py: the last layer is of kind {LAYERS[-1].kind} and '
+                      f'gives {a.shape[1:]}; it must be dense and give {CLASSES} logits')
     return shapes
 
 
@@ -127,7 +126,7 @@ def affine(layer, a, weights):
 
 def pool(layer, a):
     """The largest input of each window."""
-    return tf.raw_ops.MaxPool(input=a, **layer.window)
+    return tf.raw_ops.MaxPool(input=a, **layer.pooling)
 
 
 def outputs(layer, a, weights):
@@ -145,12 +144,12 @@ def forward(images, weights, dropout_seed=None):
 
     images: [n, 28, 28, 1] in [0, 1]; weights: as `variables` returns them; dropout_seed: two
     integers, for training only, which drops half of the last layer's inputs.
-    Returns the activations {layer name: tensor}, in order, first the pixels as 'pixels'.
+    Returns the activations: the images and the outputs of each layer.
     """
-    a = {PIXELS: images}
+    a = [images]
     for layer in LAYERS:
-        x = a[list(a)[-1]]
+        x = a[-1]
         if layer is LAYERS[-1] and dropout_seed is not None:
             x = tf.nn.experimental.stateless_dropout(x, rate=0.5, seed=dropout_seed)
-        a[layer.name] = outputs(layer, x, weights.get(layer.name))
+        a.append(outputs(layer, x, weights.get(layer.name)))
     return a

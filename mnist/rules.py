@@ -1,4 +1,4 @@
-"""The rules of Layer-wise Relevance Propagation, their composites, and the walk back to the pixels.
+"""The rules of Layer-wise Relevance Propagation, their composites, and the backward pass.
 
 A rule takes a layer, its inputs a [n, ...], its weights and the relevance r of its outputs, and
 returns the relevance of a. All follow the four steps of `zplus`. `linear` and `transposed`
@@ -10,10 +10,7 @@ from typing import Callable, NamedTuple
 from common import tf
 from model import LAYERS, LINEAR, affine, linear, pool, transposed
 
-
-def tiny(z):
-    """The stabiliser of rules whose z is never negative: 1e-20, too small to show in any sum."""
-    return tf.fill(z.shape[-1:], tf.constant(1e-20, z.dtype))
+TINY = 1e-20  # keeps sums of terms >= 0 away from zero, too small to show in any of them
 
 
 def stabilise(z, eps):
@@ -26,7 +23,7 @@ def zplus(layer, a, weights, r):
     """z+ rule for inputs a >= 0 (Montavon et al. 2017, Sec. 4.2). Conserves wherever z > 0."""
     w = weights.positive
     z = linear(layer, a, w)            # 1. what each output received
-    s = r / (z + tiny(z))              # 2. relevance per unit received
+    s = r / (z + TINY)                 # 2. relevance per unit received
     c = transposed(layer, s, w, a)     # 3. sent back along the weights
     return a * c                       # 4. weighed by what each input gave
 
@@ -37,7 +34,7 @@ def zbeta(layer, a, weights, r, low, high):
     z = sum (a - low) w+ + (a - high) w-: both terms are >= 0, so nothing cancels.
     """
     z = linear(layer, a - low, weights.positive) + linear(layer, a - high, weights.negative)
-    s = r / (z + tiny(z))
+    s = r / (z + TINY)
     c_low = transposed(layer, s, weights.positive, a)
     c_high = transposed(layer, s, weights.negative, a)
     return (a - low) * c_low + (a - high) * c_high
@@ -51,9 +48,21 @@ def epsilon(layer, a, weights, r, eps=1e-6):
     return a * c
 
 
+def gamma(layer, a, weights, r, gamma=0.25):
+    """Gamma rule for inputs a >= 0 and outputs z >= 0 (Montavon et al. 2019, Sec. 10.2.1).
+
+    Positive weights count 1 + gamma times: z + gamma z+, of which z+ is what zplus needs, too.
+    """
+    w = weights.keep(f'gamma {gamma}', weights.w + gamma * weights.positive)
+    rises = linear(layer, a, weights.positive) + tf.maximum(weights.b, 0.0)
+    s = r / stabilise(affine(layer, a, weights) + gamma * rises, 1e-9)
+    c = transposed(layer, s, w, a)
+    return a * c
+
+
 def max_pool(layer, a, weights, r):
     """The winner takes all; among equal inputs, the first one in the window."""
-    return tf.raw_ops.MaxPoolGrad(orig_input=a, orig_output=pool(layer, a), grad=r, **layer.window)
+    return tf.raw_ops.MaxPoolGrad(orig_input=a, orig_output=pool(layer, a), grad=r, **layer.pooling)
 
 
 def unflatten(layer, a, weights, r):
@@ -62,70 +71,69 @@ def unflatten(layer, a, weights, r):
 
 
 class Composite(NamedTuple):
-    """The rule of the first layer with weights, which reads the pixels, and that of the others."""
+    """The rule of the first layer with weights, which reads the pixels, of the other convolutions,
+    and of the other dense layers."""
 
     pixels: Callable
-    others: Callable
+    convolutions: Callable
+    dense: Callable
 
 
 # The box [0, 1] of the pixels, a millionth wider: without that a black corner under all-positive
 # weights has z = 0, and its relevance is lost.
 box = partial(zbeta, low=-1e-6, high=1.0 + 1e-6)
 COMPOSITES = {
-    'deep-taylor': Composite(pixels=box, others=zplus),  # Montavon et al. 2017
-    'zplus': Composite(pixels=zplus, others=zplus),
-    'epsilon': Composite(pixels=epsilon, others=epsilon),  # Bach et al. 2015
+    'epsilon-gamma-box': Composite(box, gamma, epsilon),  # Montavon et al. 2019
+    'deep-taylor': Composite(box, zplus, zplus),  # Montavon et al. 2017
+    'zplus': Composite(zplus, zplus, zplus),
+    'epsilon': Composite(epsilon, epsilon, epsilon),  # Bach et al. 2015
 }
-WITHOUT_WEIGHTS = {'max': max_pool, 'flatten': unflatten}  # whatever the composite
+DEFAULT = ['epsilon-gamma-box', 'deep-taylor']
+ONE_SIGN = {box, zplus}  # share out what raises z, whatever z's sign
+
+
+def composites_of(rules):
+    """{name: Composite} of names in COMPOSITES, or of such a dictionary."""
+    return dict(rules) if isinstance(rules, dict) else {name: COMPOSITES[name] for name in rules}
 
 
 def rule_of(composite, layer):
-    """The rule of a layer."""
-    if layer.kind in WITHOUT_WEIGHTS:
-        return WITHOUT_WEIGHTS[layer.kind]
-    first = next(each for each in LAYERS if each.kind in LINEAR)
-    rules = COMPOSITES[composite]
-    return rules.pixels if layer == first else rules.others
+    """The rule of a layer. Those without weights have the same one in all composites."""
+    if layer.kind == 'max':
+        return max_pool
+    if layer.kind == 'flatten':
+        return unflatten
+    if layer == next(each for each in LAYERS if each.kind in LINEAR):
+        return composite.pixels
+    return composite.dense if layer.kind == 'dense' else composite.convolutions
 
 
 def relevance(composite, layers, a, weights, r):
-    """Walks the layer table upwards from the relevance r of the logits.
+    """The backward pass: reads the layer table upwards, from the relevance r of the logits.
 
-    a: the activations, as `forward` returns them. Returns {layer name: relevance of its outputs}
-    and, as 'pixels', that of the picture.
+    a: the activations, as `forward` returns them. Returns the relevance of each of them.
     """
-    received = {layers[-1].name: r}
-    for layer, source in reversed(list(zip(layers, a))):  # source: what the layer reads
-        rule, w = rule_of(composite, layer), weights.get(layer.name)
-        received[source] = rule(layer, a[source], w, received[layer.name])
-    return received
+    result = [r]
+    for layer, inputs in zip(reversed(layers), reversed(a[:-1])):
+        r = rule_of(composite, layer)(layer, inputs, weights.get(layer.name), r)
+        result.insert(0, r)
+    return result
 
 
-# Where relevance starts. chosen [n, classes]: 1 at the target, -1 at the class to contrast it with.
-
-def both_signs(composite, layers):
-    """Whether a composite's rule at the logits separates evidence for and against a class."""
-    return rule_of(composite, layers[-1]) is epsilon
+def one_sign(composite, layers):
+    """Whether the rule at the logits is one of ONE_SIGN."""
+    return rule_of(composite, layers[-1]) in ONE_SIGN
 
 
-def evidence(layers, a, weights):
-    """The evidence for each class, [n, classes]: sum of a w+ in the last layer, for a >= 0."""
-    last, source = layers[-1], list(a)[-2]
-    return linear(last, a[source], weights[last.name].positive)
+def start(composite, layers, logits, chosen):
+    """The relevance of the logits [n, classes], where the backward pass starts.
 
-
-def start(composite, layers, a, weights, chosen):
-    """The relevance of the logits: [n, classes].
-
-    With both signs at the logits: the target's logit, minus the other class's. A rule of one sign
-    would paint the evidence for a class with a negative logit blue; so where the logit is not
-    positive, relevance starts at the evidence instead. In a contrast the other class gets as much,
-    negative (contrastive LRP, Gu et al. 2018), if there is any evidence for it.
+    chosen [n, classes]: 1 at the target, -1 at the class to contrast it with, if any. Relevance
+    starts at the target's logit, less the other class's. A rule of one sign would paint blue what
+    speaks for a class whose logit is negative, so it starts at the logit's size, and takes off as
+    much at the other class (contrastive LRP, Gu et al. 2018).
     """
-    logits = a[layers[-1].name]
-    if both_signs(composite, layers):
+    if not one_sign(composite, layers):
         return logits * chosen
-    found = evidence(layers, a, weights)
-    value = tf.where_v2(logits > 0, logits, found)
-    chosen *= tf.where_v2((found > 0) | (chosen > 0), tf.ones_like(chosen), tf.zeros_like(chosen))
-    return tf.reduce_sum(value * tf.maximum(chosen, 0.0), -1, keepdims=True) * chosen
+    size = tf.reduce_sum(tf.abs(logits) * tf.maximum(chosen, 0.0), -1, keepdims=True)
+    return size * chosen

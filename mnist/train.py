@@ -8,16 +8,15 @@ checkpoint when it is started again, and gives the same weights as one that was 
 --logdir mnist/logs` (not among the requirements) shows the curves and the graph.
 """
 from pathlib import Path
-import signal
 
 import numpy as np
 
 from checkpoint import BEST, Damaged, best_checkpoint, check_logdir, checkpoints, restore
 from common import (
-    Parser, Refused, Stopped, count, make_folder, number, open_session, precision, progress_bar,
-    seed, silence, tf)
+    Parser, Refused, count, make_folder, number, open_session, precision, progress_bar, seed,
+    silence, tf)
 import data
-from model import LAYERS, SIDE, Weights, forward, variables
+from model import SIDE, Weights, forward, variables
 
 HERE = Path(__file__).resolve().parent
 SAVE_EVERY = 100  # steps
@@ -49,13 +48,13 @@ class Trainer:
                          for name, value in settings.items()}
         pixels = tf.cast(self.images, tf.float32)[..., None] / 255
         dropout_seed = tf.stack([np.int64(settings['seed']), self.step])
-        logits = forward(warped(pixels, self.warps), weights, dropout_seed)[LAYERS[-1].name]
+        logits = forward(warped(pixels, self.warps), weights, dropout_seed)[-1]
         rate = learning_rate(self.step, steps, settings['learning-rate'])
         average = self.build_training(logits, weights, rate)
         self.saver = tf.train.Saver(max_to_keep=3, save_relative_paths=True)  # folders get moved
         averaged = {name: Weights(average(each.w), average(each.b))
                     for name, each in weights.items()}
-        self.predicted = tf.argmax(forward(pixels, averaged)[LAYERS[-1].name], 1)
+        self.predicted = tf.argmax(forward(pixels, averaged)[-1], 1)
         self.best_variables = {variable.op.name: average(variable) for each in weights.values()
                                for variable in (each.w, each.b)}
         self.best_saver = tf.train.Saver(self.best_variables, max_to_keep=1,
@@ -184,8 +183,8 @@ def train(args):
         with tf.Graph().as_default():
             train_in(args)
     except KeyboardInterrupt:
-        raise Stopped(signal.SIGINT, 'stopped; started again, the training goes on from its last '
-                                     'checkpoint') from None
+        print('started again, the training goes on from its last checkpoint')
+        raise
 
 
 def train_in(args):
@@ -225,7 +224,7 @@ def rate(text):
     return number(text, float, 1e-9, 10)
 
 
-def parse(argv):
+def main(argv=None):
     parser = Parser(__doc__)
     parser.add_argument('--epochs', type=count, default=7,
                         help='passes over the 50,000 training digits (default: 7)')
@@ -243,12 +242,7 @@ def parse(argv):
                         help='default: mnist/mnist.npz')
     parser.add_argument('--logdir', type=Path, default=HERE / 'logs', metavar='DIR',
                         help='default: mnist/logs')
-    return parser, parser.parse_args(argv)
-
-
-def main(argv=None):
-    parser, args = parse(argv)
-    parser.run(train, args)
+    parser.run(train, argv)
 
 
 if __name__ == '__main__':

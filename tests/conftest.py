@@ -12,7 +12,7 @@ import pytest
 
 os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')  # as the scripts do, before Keras is imported
 ROOT = Path(__file__).resolve().parent.parent
-RULES = ['deep-taylor', 'zplus', 'epsilon']  # of mnist/
+RULES = ['epsilon-gamma-box', 'deep-taylor', 'zplus', 'epsilon']  # of mnist/
 # 105 steps an epoch; one is saved at step 100
 TRAINING = ['--epochs', 2, '--batch-size', 20, '--seed', 7]
 

@@ -1,14 +1,23 @@
 """mnist/lrp.py: what is true of the relevance of a trained network, what is written, and how it
 fails."""
+import inspect
 import shutil
 
-from conftest import RULES, likeness, other_network, scripts, succeed, truncate
+from conftest import RULES, main_of, other_network, scripts, succeed, truncate
 import numpy as np
 from PIL import Image
 import pytest
-from test_mnist_pictures import panels, seen_in
 
 LAYERS = ['pixels', 'conv1', 'conv2', 'pool', 'flatten', 'dense1', 'dense2']
+ONE_SIGN = ['deep-taylor', 'zplus']
+
+
+@pytest.mark.parametrize('name', ['zplus', 'gamma', 'epsilon', 'zbeta', 'max_pool', 'stabilise'])
+def test_rules_are_the_same_text_in_both_folders(name):
+    """So those of vgg/, which are tested against loops, test those of mnist/, too."""
+    one, other = (inspect.getsource(getattr(scripts(folder).rules, name))
+                  for folder in ('mnist', 'vgg'))
+    assert one == other
 
 
 def shares(explained, rule):
@@ -30,8 +39,16 @@ def test_zplus_conserves_above_the_pixels(explained):
     assert found[:, 0].max() < 1 + 1e-5 and found[:, 0].min() > 0.8
 
 
+def test_the_default_composite_is_made_of_three_rules(explained):
+    """Epsilon down to the convolutions; the box conserves what reaches the first of them."""
+    found, epsilon = explained.sums['epsilon-gamma-box'], explained.sums['epsilon']
+    np.testing.assert_allclose(found[:, 3:], epsilon[:, 3:], rtol=1e-5)
+    np.testing.assert_allclose(found[:, 0], found[:, 1], rtol=1e-5)
+    assert np.abs(found[:, 2] - epsilon[:, 2]).max() < 1e-4 < np.abs(found[:, 1] - epsilon[:, 1]).max()
+
+
 def test_deep_taylor_and_zplus_are_never_negative(explained):
-    assert explained.relevance['deep-taylor'].min() >= 0 and explained.relevance['zplus'].min() >= 0
+    assert all(explained.relevance[rule].min() >= 0 for rule in ONE_SIGN)
     assert explained.relevance['epsilon'].min() < 0
 
 
@@ -54,16 +71,65 @@ def test_epsilon_is_gradient_times_input(logdir, digits):
 
 
 def test_target(explainer, explained, digits):
-    results = explainer(digits[0][:20] / np.float32(255), 3)
-    assert (results.targets == 3).all() and (explained.targets == explained.logits.argmax(1)).all()
+    """Relevance starts at its logit, or by rules of one sign at the logit's size."""
+    found = explainer(digits[0][:20] / np.float32(255), 3)
+    assert (found.targets == 3).all() and (explained.targets == explained.logits.argmax(1)).all()
+    logits = found.logits[:, 3]
+    assert logits.min() < 0 < logits.max()
     for rule in RULES:
-        logits, starts = results.logits[:, 3], results.sums[rule][:, -1]
-        at_logit = (logits > 0) | (rule == 'epsilon')  # else at the evidence
-        np.testing.assert_allclose(starts[at_logit], logits[at_logit], rtol=1e-6)
-        assert at_logit.all() == (rule == 'epsilon')
-        assert rule == 'epsilon' or (starts > 0).all()
-    np.testing.assert_allclose(results.sums['deep-taylor'][:, 0],
-                               results.started['deep-taylor'][:, 0], rtol=1e-4)
+        expected = np.abs(logits) if rule in ONE_SIGN else logits
+        np.testing.assert_allclose(found.started[rule], expected, rtol=1e-6)
+        np.testing.assert_allclose(found.sums[rule][:, -1], expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize('rule', RULES)
+def test_contrast_is_the_difference(explainer, digits, rule):
+    """Of two explanations; scaled to the same size for rules of one sign."""
+    images = digits[0][:40] / np.float32(255)
+    found, one, other = explainer(images, 3, 8), explainer(images, 3), explainer(images, 8)
+    scale = one.started[rule] / other.started[rule] if rule in ONE_SIGN else np.ones(40)
+    expected = one.relevance[rule] - other.relevance[rule] * scale[:, None, None]
+    assert np.abs(found.relevance[rule] - expected).max() < 1e-4 * np.abs(expected).max()
+    np.testing.assert_allclose(found.started[rule], one.started[rule], rtol=1e-5)
+    if rule == 'deep-taylor':
+        assert (np.abs(found.sums[rule]) < 1e-4 * found.started[rule][:, None]).all()
+
+
+def test_digits_seen_as_the_other_class_are_compared_with_the_second(explainer, digits):
+    images = digits[0][:100] / np.float32(255)
+    logits = explainer(images).logits
+    targets = explainer(images, against=3).targets
+    without = np.where(np.arange(10) == 3, -np.inf, logits)
+    np.testing.assert_array_equal(targets, without.argmax(1))
+    assert (logits.argmax(1) == 3).any() and not (targets == 3).any()
+
+
+@pytest.fixture(scope='module')
+def of_all_classes(explainer, digits):
+    """What all rules say of 100 test digits, for each class as the target."""
+    return [explainer(digits[0][:100] / np.float32(255), target) for target in range(10)]
+
+
+@pytest.mark.parametrize('rule', RULES)
+@pytest.mark.parametrize('low, high', [(0, 99), (-2, 0)])
+def test_what_is_red_speaks_for_the_class(explainer, of_all_classes, digits, rule, low, high):
+    """Taken away, the 20 reddest pixels lower the target's logit more than 20 of the ink at random;
+    so where it is a little negative, too. (Of a class that the network rules out, at -10 say, there
+    is nothing left to take away.)"""
+    images, rng = digits[0][:100] / np.float32(255), np.random.default_rng(0)
+    drops = {'red': [], 'random': []}
+    for target, results in enumerate(of_all_classes):
+        logits = results.logits[:, target]
+        kept = np.flatnonzero((low < logits) & (logits <= high) & ((images > 0).sum((1, 2)) > 80))
+        orders = {'red': results.relevance[rule], 'random': rng.random(images.shape) + (images > 0)}
+        for order, scores in orders.items():
+            flipped = images[kept].reshape(len(kept), -1).copy()
+            reddest = np.argsort(-scores[kept].reshape(len(kept), -1), 1)[:, :20]
+            np.put_along_axis(flipped, reddest, 0, 1)
+            flipped_logits = explainer.classify(flipped.reshape(-1, 28, 28))[:, target]
+            drops[order] += list(logits[kept] - flipped_logits)
+    assert len(drops['red']) > 80
+    assert np.mean(drops['red']) > max(np.mean(drops['random']) + 0.1, 0)
 
 
 def test_neighbours_in_the_batch_do_not_matter(explainer, explained, digits):
@@ -76,50 +142,57 @@ def test_neighbours_in_the_batch_do_not_matter(explainer, explained, digits):
             assert wrong < 1e-5 * np.abs(expected).max()
 
 
-def test_graph_is_built_once_and_small(explainer, digits):
+def test_graph_is_built_once_and_small(explainer):
     graph = explainer.session.graph
-    nodes = len(graph.get_operations())
-    for count, target in (1, None), (7, 2):
-        explainer(digits[0][:count] / np.float32(255), target)
-        explainer.classify(digits[0][:count] / np.float32(255))
-    assert len(graph.get_operations()) == nodes
-    assert graph.as_graph_def().ByteSize() < 10e6
+    assert graph.finalized and graph.as_graph_def().ByteSize() < 10e6  # weights are no constants
 
+
+def test_a_rule_of_ones_own(logdir, digits):
+    """A function of five lines and a row."""
+    rules = scripts('mnist').rules
+
+    def flat(layer, a, weights, r):
+        w = rules.tf.ones_like(weights.w)
+        s = r / rules.linear(layer, rules.tf.ones_like(a), w)
+        return rules.transposed(layer, s, w, a)
+    own = rules.COMPOSITES['zplus']._replace(pixels=flat)
+    found = scripts('mnist').explainer.Explainer({'own': own}, logdir)(digits[0][:5] / 255)
+    np.testing.assert_allclose(found.sums['own'][:, 0], found.started['own'], rtol=1e-5)
+
+
+# What is written
 
 def rows(printed, rule):
-    """The lines of a rule's table: [[digit, seen as, target, logit, shares ...], ...]."""
-    title = f'{rule}: sum of relevance / what it started from, at each layer\n'
-    table = printed.split(title)[1].split('\n\n')[0].split('\n')
-    assert table[0].split()[-len(LAYERS):] == LAYERS
-    return [[float(word) for word in line.split() if word not in ('logit', 'evidence')]
-            for line in table[1:]]
+    """The lines of a rule's table: [[digit, seen as, target, value, shares ...], ...]."""
+    lines = printed.split(f'\n{rule}: sum of relevance')[1].split('\n\n')[0].split('\n')
+    assert lines[1].split()[-len(LAYERS):] == LAYERS
+    return [list(map(float, line.split())) for line in lines[2:]]
 
 
 def test_default_run(logdir, small, digits, tmp_path):
-    """A digit of each class, in a table and a picture."""
+    """A digit of each class, in a table and a picture, by two rules."""
     (tmp_path / 'elsewhere').mkdir()
-    printed = succeed('mnist/lrp.py', '--rule', *RULES, '--data', small, '--logdir', logdir,
-                      '--results', tmp_path / 'results', cwd=tmp_path / 'elsewhere')
+    printed = succeed('mnist/lrp.py', '--data', small, '--logdir', logdir, '--results',
+                      tmp_path / 'results', cwd=tmp_path / 'elsewhere')
     assert not list((tmp_path / 'elsewhere').iterdir())
-    assert {path.name for path in (tmp_path / 'results').iterdir()} == {f'{i}.jpg'
-        for i in range(10)}
-    tables = [rows(printed, rule) for rule in RULES]
-    assert len(tables[0]) == 10
-    for i, (index, seen_as, target, logit, *found) in enumerate(tables[0]):
-        assert digits[1][int(index)] == seen_as == target == i and logit > 0
-        assert found == pytest.approx([1] * len(LAYERS), abs=1e-5)
-        assert all(table[i][:4] == [index, seen_as, target, logit] for table in tables)
-        assert_drawn(tmp_path / 'results' / f'{i}.jpg', digits[0][int(index)])
+    tables = [rows(printed, rule) for rule in ('epsilon-gamma-box', 'deep-taylor')]
+    for i, (one, other) in enumerate(zip(*tables)):
+        assert one[:4] == other[:4] and digits[1][int(one[0])] == one[1] == one[2] == i
+        assert one[3] > 0 and other[4:] == pytest.approx([1] * len(LAYERS), abs=1e-5)
+        with Image.open(tmp_path / 'results' / f'{i}.jpg') as picture:
+            assert picture.format == 'JPEG' and picture.size[0] > 2 * picture.size[1]
+            assert len(picture.getcolors(10 ** 6)) > 100
+    assert len(list((tmp_path / 'results').iterdir())) == len(tables[0]) == 10
 
 
-def assert_drawn(path, image):
-    """The picture shows the digit, and three heatmaps that differ and are not blank."""
-    digit, *heatmaps = panels(path, 1 + len(RULES))
-    assert likeness(seen_in(digit), image) > 0.99
-    for heatmap in heatmaps:
-        assert np.ptp(heatmap[5:-5, 5:-5], (0, 1)).max() > 100
-    for one, other in (0, 1), (0, 2), (1, 2):
-        assert np.abs(seen_in(heatmaps[one]) - seen_in(heatmaps[other])).max() > 0.1
+def test_colours():
+    """Red for, blue against, white for nothing; each heatmap is scaled by its own largest value."""
+    r, heatmaps = np.zeros([28, 28]), scripts('mnist').heatmaps
+    r[4, 5], r[20, 21] = 1e-3, -0.5e-3
+    red, blue = heatmaps.colour(r)[4, 5], heatmaps.colour(r)[20, 21]
+    assert red[0] > 100 and not red[1:].any() and blue[2] > 200 and blue[0] == blue[1] < 60
+    assert heatmaps.colour(-1e6 * r)[4, 5].argmax() == 2
+    assert heatmaps.colour(r)[r == 0].min() > 250 and heatmaps.colour(0 * r).min() > 250
 
 
 def test_seed_decides_the_digits(explainer, digits):
@@ -129,32 +202,40 @@ def test_seed_decides_the_digits(explainer, digits):
     assert len(set(picked(0))) == 3 and list(digits[1][picked(0)]) == [4, 4, 1]
 
 
-def test_saved_relevance(printed, logdir, small, digits, tmp_path):
+@pytest.mark.parametrize('against', [None, 8])
+def test_saved_relevance(printed, logdir, small, digits, tmp_path, against):
+    """And the table, which compares it with what it started from."""
     indices = [141, 0, 7]
-    options = ['--index', *indices, '--rule', *RULES, '--target', 3, '--save-relevance']
+    options = ['--index', *indices, '--rule', *RULES, '--target', 3, '--save-relevance',
+               *(['--against', against] if against else [])]
     tables = printed('mnist/lrp.py', *options, '--data', small, '--logdir', logdir, '--results',
                      tmp_path)
     names = {path.name for path in tmp_path.iterdir()}
     assert names == {'relevance.npz', 'index_141.jpg', 'index_0.jpg', 'index_7.jpg'}
     with np.load(tmp_path / 'relevance.npz', allow_pickle=False) as file:
         saved = dict(file)
-    pictures = ['images', *(f'relevance/{rule}' for rule in RULES)]
-    assert {name: (array.shape, array.dtype) for name,
-            array in saved.items() if name != 'digits'} == {
-        'targets': ((3,), np.int64), 'logits': ((3, 10), np.float32),
-        **{name: ((3, 28, 28), np.float32) for name in pictures}}
-    assert list(saved.pop('digits')) == [f'digit {i} of small.npz' for i in indices]
-    assert list(saved['targets']) == [3, 3, 3]
+    assert list(saved['digits']) == [f'digit {i} of small.npz' for i in indices]
+    assert list(saved['targets']) == [3, 3, 3] and saved.get('against') == against
     np.testing.assert_allclose(saved['images'], digits[0][indices] / 255, rtol=1e-6)
-    assert not saved['relevance/zplus'][saved['images'] == 0].any()
-    sums = {rule: saved[f'relevance/{rule}'].sum((1, 2), dtype=np.float64) for rule in RULES}
+    logits = saved['logits'][:, 3] - (saved['logits'][:, against] if against else 0)
     for rule in RULES:
-        for row, index, logit, total in zip(rows(tables, rule), indices, saved['logits'][:, 3],
-                                            sums[rule]):
-            start = logit if logit > 0 or rule == 'epsilon' else row[3]  # else the evidence for a 3
-            assert row[0] == index and row[2] == 3 and (start > 0 or rule == 'epsilon')
-            assert row[3:5] == pytest.approx([start, total / start], abs=1e-3)
-            assert rule != 'deep-taylor' or row[4] == pytest.approx(1, abs=1e-4)
+        values = np.abs(saved['logits'][:, 3]) if rule in ONE_SIGN else logits
+        sums = saved[f'relevance/{rule}'].sum((1, 2), dtype=np.float64)
+        name = f'{rule} rather than {against}' if against else rule
+        for row, index, value, total in zip(rows(tables, name), indices, values, sums):
+            assert row[0] == index and row[2] == 3
+            assert row[3:5] == pytest.approx([value, total / value], abs=1e-3)
+
+
+def test_logit_of_zero_is_told():
+    """Its heatmap is empty."""
+    mnist, zeros = scripts('mnist'), np.zeros((1, 7))
+    digit = mnist.lrp.Digit(None, '5', '', '', '')
+    for rule in RULES:
+        found = mnist.explainer.Explanation(np.zeros((1, 10)), [4], {}, {rule: np.zeros(1)},
+                                            {rule: zeros})
+        line = mnist.lrp.table(rule, [digit], found, None).splitlines()[-1]
+        assert 'an empty heatmap' in line and 'nan' not in line
 
 
 def test_all_digits(printed, logdir, small, digits, explained, tmp_path):
@@ -163,127 +244,71 @@ def test_all_digits(printed, logdir, small, digits, explained, tmp_path):
                       '--logdir', logdir, '--results', tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ['relevance.npz']
     with np.load(tmp_path / 'relevance.npz', allow_pickle=False) as saved:
-        assert len(saved['digits']) == 250
-        assert saved['digits'][7] == 'digit 7 of small.npz'
-        np.testing.assert_allclose(saved['images'], digits[0] / 255, rtol=1e-6)
-        for name, expected in [('logits', explained.logits),
-                               ('relevance/deep-taylor', explained.relevance['deep-taylor'])]:
-            np.testing.assert_allclose(saved[name], expected, rtol=0, atol=1e-4)
+        assert list(saved['digits']) == [f'digit {i} of small.npz' for i in range(250)]
+        np.testing.assert_allclose(saved['relevance/deep-taylor'],
+                                   explained.relevance['deep-taylor'], rtol=0, atol=1e-4)
     accuracy = np.mean(explained.logits.argmax(1) == digits[1])
     assert f'250 digits, accuracy {accuracy:.2%}' in summary
-    name, *worst = summary.splitlines()[-1].split()
-    assert name == 'deep-taylor' and len(worst) == len(LAYERS) and max(map(float, worst)) < 1e-5
+    name, *losses = summary.splitlines()[-1].split()
+    assert name == 'deep-taylor' and len(losses) == len(LAYERS) and max(map(float, losses)) < 1e-5
 
+
+# What fails
 
 def test_no_trained_network_is_told(refused, tiny, tmp_path):
-    logdir = tmp_path / 'logs'
-    line = refused('mnist/lrp.py', '--data', tiny, '--logdir', logdir, '--results', tmp_path)
-    assert str(logdir) in line and 'train.py' in line
+    line = refused('mnist/lrp.py', '--data', tiny, '--logdir', tmp_path, '--results', tmp_path)
+    assert str(tmp_path) in line and 'train.py' in line
 
 
 @pytest.mark.parametrize('part', ['.index', '.data-00000-of-00001'])
-def test_damaged_network_is_refused(refused, logdir, tiny, tmp_path, part):
+def test_damaged_network_is_refused(logdir, tmp_path, part):
     for path in logdir.glob('best*'):
         shutil.copy(path, tmp_path)
     truncate(next(tmp_path.glob(f'best-*{part}')))
-    line = refused('mnist/lrp.py', '--data', tiny, '--logdir', tmp_path, '--results',
-                   tmp_path / 'results')
-    assert str(tmp_path / 'best-') in line and 'damaged' in line
+    with pytest.raises(scripts('mnist').checkpoint.Damaged, match=str(tmp_path / 'best-')):
+        scripts('mnist').explainer.Explainer(['zplus'], tmp_path)
 
 
-def test_network_whose_files_are_gone_is_refused(refused, logdir, tiny, tmp_path):
-    shutil.copy(logdir / 'best_checkpoint', tmp_path)
-    line = refused('mnist/lrp.py', '--data', tiny, '--logdir', tmp_path, '--results',
-                   tmp_path / 'results')
-    assert str(tmp_path) in line
-
-
-def test_another_network_is_refused(refused, tiny, tmp_path):
+def test_another_network_is_refused(tmp_path):
     other_network(tmp_path, 'best_checkpoint')
-    line = refused('mnist/lrp.py', '--data', tiny, '--logdir', tmp_path, '--results',
-                   tmp_path / 'results')
-    assert 'another network' in line and 'conv1/kernel' in line
-
-
-def test_results_that_cannot_be_written_are_refused(refused, logdir, tiny, tmp_path):
-    (tmp_path / 'file').write_text('')
-    results = tmp_path / 'file' / 'results'
-    line = refused('mnist/lrp.py', '--data', tiny, '--logdir', logdir, '--results', results)
-    assert f'cannot write to {results}' in line
+    with pytest.raises(scripts('mnist').common.Refused, match='another network: conv1/kernel'):
+        scripts('mnist').explainer.Explainer(['zplus'], tmp_path)
 
 
 @pytest.mark.parametrize('options, words', [
-    ('--rule lrp', ['--rule', "'lrp'", 'deep-taylor', 'zplus', 'epsilon']),
-    ('--digit 11', ['--digit', '11', '9']), ('--digit -1', ['--digit', '-1']),
-    ('--digit' + 20 * ' 5', ['digit 5']),
-    ('--target 10', ['--target', '10', '9']), ('--target x', ['--target', "'x'"]),
-    ('--index 20', ['--index 20', '0 to 19']), ('--index -1', ['--index', '-1']),
-    ('--index x', ['--index', 'x is neither']), ('--index all 3', ['--index all']),
-    ('--index 1 --digit 1', ['--index', '--digit']), ('--seed -1', ['--seed', '-1']),
-    ('--nonsense', ['--nonsense'])])
+    ('--rule lrp', ["'lrp'", *RULES]), ('--digit 11', ['--digit', '11', '9']),
+    ('--digit' + 20 * ' 5', ['digit 5']), ('--target x', ['--target', "'x'"]),
+    ('--index 20', ['--index 20', '0 to 19']), ('--index x', ['--index', 'x is neither']),
+    ('--index all 3', ['--index all']), ('--index 1 --digit 1', ['--index', '--digit']),
+    ('--target 4 --against 4', ['--against 4 is the target itself'])])
 def test_bad_options_are_named(refused, logdir, tiny, tmp_path, options, words):
     options = [*options.split(), '--data', tiny, '--logdir', logdir, '--results', tmp_path]
     line = refused('mnist/lrp.py', *options)
     assert all(word in line for word in words)
 
 
-def test_help(capsys):
-    with pytest.raises(SystemExit) as stop:
-        scripts('mnist').lrp.main(['--help'])
-    printed = capsys.readouterr().out
-    assert not stop.value.code
-    for option in [*RULES, '--rule', '--digit', '--index', '--image', '--target', '--seed',
-                   '--save-relevance', '--data', '--logdir', '--results']:
-        assert option in printed
-
-
-def test_other_files_are_never_replaced(logdir, small, tmp_path, capsys):
-    """Neither a photograph nor the result of another digit; the same digit's result is."""
-    options = ['--data', str(small), '--logdir', str(logdir), '--results', str(tmp_path)]
-    lrp = scripts('mnist').lrp
-
-    def status(*more):
-        try:
-            lrp.main([*options, *more])
-        except SystemExit as stop:
-            return stop.code
-    photograph = Image.new('RGB', (9, 9))
-    photograph.save(tmp_path / '3.jpg', comment=b'holiday')
+def test_other_files_are_never_replaced(called, logdir, small, tmp_path):
+    """Not even by --overwrite: that replaces results of other digits."""
+    def lrp(*options):
+        return called(main_of('mnist/lrp.py'), *options, '--data', small, '--logdir', logdir,
+                      '--results', tmp_path, '--rule', 'zplus')
+    Image.new('RGB', (9, 9)).save(tmp_path / '3.jpg', comment=b'holiday')
     before = (tmp_path / '3.jpg').read_bytes()
-    assert status('--digit', '3', '4') == 1
-    out, err = capsys.readouterr()
-    assert '3.jpg is no result of this script' in err and '--overwrite' in err and '4.jpg' in out
-    assert (tmp_path / '3.jpg').read_bytes() == before and len(err.splitlines()) == 1
-    assert not status('--digit', '4', '--seed', '2') and not status('--digit', '3', '--overwrite')
-    assert (tmp_path / '3.jpg').read_bytes() != before
-    photograph.save(tmp_path / 'index_5.png')
-    assert not status('--index', '5', '--save-relevance')
+    for options in [], ['--overwrite']:
+        end = lrp('--digit', 3, 4, *options)
+        assert end.status == 1 and len(end.err.splitlines()) == 1
+        assert '3.jpg is no result of this script' in end.err and '4.jpg' in end.out
+        assert (tmp_path / '3.jpg').read_bytes() == before
+    assert not lrp('--digit', 4, '--seed', 2).status
+    assert not lrp('--index', 5, '--save-relevance').status
+    assert lrp('--index', 6, '--save-relevance').status == 2  # relevance.npz is of another digit
     Image.fromarray(np.uint8(np.pad(np.ones((8, 3)) * 255, 10))).save(tmp_path / 'index_5.png')
-    assert status('--image', str(tmp_path / 'index_5.png')) == 1
-    assert 'index_5.jpg is the result of digit 5 of small.npz' in capsys.readouterr().err
-    assert status('--index', '6', '--save-relevance') == 2  # relevance.npz is of another digit
+    end = lrp('--image', tmp_path / 'index_5.png')
+    assert end.status == 1 and 'index_5.jpg is the result of digit 5 of small.npz' in end.err
+    assert not lrp('--image', tmp_path / 'index_5.png', '--overwrite').status
 
 
-@pytest.mark.parametrize('options, name', [(['--image', 'own/7.jpg', '--results', 'own'], '7.jpg'),
-                                           (['--index', '0', '--save-relevance', '--data',
-                                             'own/relevance.npz', '--results', 'own'],
-                                             'relevance.npz')])
-def test_inputs_are_never_overwritten(refused, logdir, small, tmp_path, monkeypatch, options, name):
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / 'own').mkdir()
-    shutil.copy(small, 'own/relevance.npz')
-    (tmp_path / 'own' / '7.jpg').write_bytes(b'a photograph')
-    before = {path.name: path.read_bytes() for path in (tmp_path / 'own').iterdir()}
-    line = refused('mnist/lrp.py', '--logdir', logdir, *options)
-    assert name in line and 'would be overwritten' in line
-    assert {path.name: path.read_bytes() for path in (tmp_path / 'own').iterdir()} == before
-
-
-def test_numbers_that_are_not_finite_are_not_drawn(refused, logdir, small, tmp_path, monkeypatch):
-    explainer = scripts('mnist').explainer.Explainer
-    explain = explainer.__call__
-    monkeypatch.setattr(explainer, '__call__', lambda *arguments: (
-        found := explain(*arguments))._replace(logits=found.logits * np.nan))
-    line = refused('mnist/lrp.py', '--index', '3', '--data', small, '--logdir', logdir,
-                   '--results', tmp_path / 'r')
-    assert 'not finite' in line and not list((tmp_path / 'r').iterdir())
+def test_numbers_that_are_not_finite_are_refused(explainer, digits):
+    mnist = scripts('mnist')
+    with pytest.raises(mnist.common.Refused, match='not finite'):
+        mnist.explainer.explain_all(explainer, digits[0][:3] * np.float32(np.nan))
