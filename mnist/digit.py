@@ -2,171 +2,128 @@
 import warnings
 
 import numpy as np
-from PIL import Image, ImageFilter, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
+from PIL.ImageFilter import MaxFilter, MedianFilter, MinFilter
 
 from common import Refused
 
-WORK, SMALL = 320, 64  # pixels, the longer side: where the digit is looked for; without shading
-FAINTEST = 0.12  # ink, as a share of the paper's brightness
+WORK, SMALL = 256, 64  # pixels, longer side: where digits are looked for; where light is even
+FAINTEST = 0.18  # ink, as a share of the paper's brightness
+SHORTEST = 0.05  # a digit, as a share of the picture's side
+THINNEST = 0.12  # strokes that cover less of the digit's box are drawn wider, like MNIST's
 Image.MAX_IMAGE_PIXELS = 250_000_000  # Pillow refuses pictures of twice as many
 
 
 def digit(path):
     """Reads a picture of one digit (a path or an open file) of any size and mode.
 
-    Returns it as MNIST would show it: [28, 28] float32 in [0, 1], light ink on a dark ground, the
-    ink 20 pixels wide or high, its centre of mass at (14, 14) (LeCun et al. 1998). Raises Refused
-    if it cannot be read, or if nothing in it looks like one digit.
+    Returns it as MNIST would show it (LeCun et al. 1998): [28, 28] float32 in [0, 1], light ink on
+    a dark ground, 20 pixels wide or high, its centre of mass at (14, 14). Raises Refused if it
+    cannot be read, or if nothing in it looks like one digit.
     """
     try:
         with warnings.catch_warnings(action='ignore'), Image.open(path) as image:  # odd metadata
             grey = to_grey(ImageOps.exif_transpose(image))
-    except FileNotFoundError:
-        raise Refused(f'{path}: no such file') from None
-    except UnidentifiedImageError:
-        raise Refused(f'{path}: not a picture that can be read; export it as JPEG or PNG') from None
     except Exception as error:  # Pillow raises of all kinds
-        raise Refused(f'{path}: not a picture that can be read ({error})') from None
-    try:
-        return centre(to_size(ink_of(shrunk(grey, WORK))))
-    except Refused as error:
-        raise Refused(f'{path}: nothing like one digit found ({error})') from None
+        raise Refused(f'not a picture that can be read ({error})') from None
+    grey.thumbnail((WORK, WORK), Image.Resampling.BOX)
+    return framed(find_ink(np.asarray(grey)))
 
 
 def to_grey(image):
-    """[h, w] float64 in [0, 1], or from -1 where the file has negative values.
-
-    What is transparent becomes white paper, or black where the ink itself is white.
-    """
+    """An image of floats up to 1. What is transparent becomes white, or black if ink is white."""
     if image.mode.startswith('I') or image.mode == 'F':
-        values = np.asarray(image, np.float64)
-        if not np.isfinite(values).all():
-            raise Refused('some of its values are not finite')
-        return values / (np.abs(values).max() or 1)
-    if not image.has_transparency_data:
-        return np.asarray(image.convert('L'), np.float64) / 255
-    image = image.convert('RGBA')
+        grey = np.nan_to_num(np.asarray(image, np.float64), posinf=0, neginf=0)
+        return Image.fromarray(np.float32(grey / (np.abs(grey).max() or 1)))
     for ground in 'white', 'black':
         paper = Image.new('RGBA', image.size, ground)
-        paper.alpha_composite(image)
-        grey = np.asarray(paper.convert('L'), np.float64) / 255
+        paper.alpha_composite(image.convert('RGBA'))
+        grey = np.asarray(paper.convert('L')) / np.float32(255)
         if np.ptp(grey) >= 0.1:
             break
-    return grey
+    return Image.fromarray(grey)
 
 
-def shrunk(grey, side):
-    """[h, w] float32, the longer side at most `side` pixels, each the mean of those it covers."""
-    scale = max(1, max(grey.shape) / side)
-    size = [max(1, round(n / scale)) for n in grey.shape[::-1]]
-    return resized(grey, size, Image.Resampling.BOX)
-
-
-def resized(values, size, method=Image.Resampling.BILINEAR):
-    """Values [h, w] at another size (width, height), float32."""
-    return np.asarray(Image.fromarray(np.float32(values)).resize(size, method))
-
-
-def filtered(values, *filters):
-    """Values [h, w] after filters of Pillow, float32."""
-    image = Image.fromarray(np.float32(values))
+def filtered(values, margin, *filters):
+    """Values [h, w] after filters of Pillow; beyond its rim the picture goes on as it was."""
+    image = Image.fromarray(np.pad(values, margin, 'reflect', reflect_type='odd'))
     for each in filters:
         image = image.filter(each)
-    return np.asarray(image)
+    return np.asarray(image)[margin:-margin, margin:-margin]
 
 
-def ink_of(grey):
-    """The ink of the digit in a picture [h, w], cut out: 1 on its strokes, 0 beside them."""
+def find_ink(grey):
+    """The ink of the digit in a picture [h, w], an image: 1 on its strokes, 0 beside them."""
     rim = np.concatenate([grey[0], grey[-1], grey[:, 0], grey[:, -1]])
-    dark = np.abs(grey - np.median(rim))
-    flat = max(grey.shape) <= SMALL or two_tones(dark)
-    if not flat:
-        dark = darkness(grey)
-    level = np.quantile(dark[dark >= 0.5 * dark.max()], 0.5)
-    if level < FAINTEST:
-        raise Refused('no ink that stands out from its ground')
-    numbers = pieces(dark > 0.5 * level)
-    kept = chosen(numbers, flat)
-    near = filtered(kept, ImageFilter.MaxFilter(3)) > 0
-    ink = np.where(near, np.clip(1.5 * dark / level - 0.25, 0, 1), 0)
-    rows, columns = np.flatnonzero(ink.max(1)), np.flatnonzero(ink.max(0))
-    ink = ink[rows[0]:rows[-1] + 1, columns[0]:columns[-1] + 1]
-    if ink.mean() < 0.015:
-        raise Refused('hardly any ink')
-    if ink.mean() > 0.95: raise Refused('ink everywhere')
-    while ink.mean() < 0.12:  # thin strokes are drawn wider, like MNIST's
-        ink = filtered(np.pad(ink, 1), ImageFilter.MaxFilter(3))
+    even = max(grey.shape) <= SMALL or has_two_tones(grey)
+    dark = np.abs(grey - np.median(rim)) if even else darkness(grey)
+    level = np.median(dark[dark >= dark.max() / 2])
+    if level < max(FAINTEST, 6 * np.std(dark[dark <= level / 2])):
+        raise Refused('no ink that stands out from the paper')
+    strokes = one_digit(pieces(dark > level / 2), even)
+    ink = np.where(strokes.filter(MaxFilter(3)), 1.5 * dark / level - 0.25, 0)
+    ink = Image.fromarray(np.clip(ink, 0, 1)).crop(strokes.getbbox())
+    while np.mean(ink) < THINNEST:
+        ink = ImageOps.expand(ink, 1).filter(MaxFilter(3))
     return ink
 
 
-def two_tones(dark):
-    """Whether a picture has ink and paper alone, in even light."""
-    share = dark / (dark.max() or 1)
-    return ((share > 0.25) & (share < 0.75)).mean() < 0.15 and (share >= .75).mean() > .05
+def has_two_tones(grey):
+    """Whether a picture is ink and paper in even light: two tones, one much darker, little else."""
+    above = grey - (grey.min() + grey.max()) / 2
+    dark, light = np.median(grey[above <= 0]), np.median(grey[above >= 0])
+    return np.mean(np.abs(above) < np.ptp(grey) / 4) < 0.15 and dark < 0.4 * light
 
 
 def darkness(grey):
-    """How much darker each pixel is than the paper there, as a share of the paper's brightness."""
-    small = shrunk(grey, SMALL)
-    reach = SMALL // 4 | 1
-    ground = filtered(small, ImageFilter.MedianFilter(2 * reach - 1))
-    if ((small - ground) ** 3).sum() > 0:  # light ink on a dark ground
-        grey, small = 1 - grey, 1 - small
-    padded = np.pad(small, reach, 'reflect', reflect_type='odd')
-    paper = filtered(padded, ImageFilter.MaxFilter(reach), ImageFilter.MinFilter(reach), ImageFilter.GaussianBlur(2))
-    paper = resized(paper[reach:-reach, reach:-reach], grey.shape[::-1])
-    dark = 1 - grey / np.maximum(paper, 0.02)
+    """How much darker each pixel is than the paper there, as a share of the paper's brightness: of
+    the picture closed with a square (Serra 1982), without strokes but with shadows."""
+    small, steps = grey[::4, ::4], 1 + min(grey.shape) // 16
+    if np.sum((small - filtered(small, 16, MedianFilter(33))) ** 3) > 0:  # light ink on dark
+        grey = 1 - grey
+    paper = filtered(grey, 2 * steps, *[MaxFilter(5)] * steps, *[MinFilter(5)] * steps)
+    dark = (paper - grey) / np.maximum(paper, 0.3)
     return dark - np.median(dark)
 
 
 def pieces(mask):
     """Numbers the connected pieces of a mask [h, w], diagonals included; 0 outside."""
-    numbers = np.arange(1, mask.size + 1).reshape(mask.shape) * mask
+    numbers = np.arange(1, mask.size + 1, dtype=np.int32).reshape(mask.shape) * mask
     while True:
-        image = Image.fromarray(numbers.astype(np.int32)).filter(ImageFilter.MaxFilter(3))
-        spread = np.asarray(image) * mask
+        spread = np.asarray(Image.fromarray(numbers).filter(MaxFilter(3))) * mask
         if (spread == numbers).all():
             return numbers
-        numbers = np.append(0, spread)[spread]  # each takes the number of the pixel it points to
+        numbers = np.append(np.int32(0), spread)[spread]  # the number of the pixel with that number
 
 
-def chosen(numbers, flat):
-    """Which pixels belong to the digit: its largest piece and those near it."""
-    boxes = []
-    values, counts = np.unique(numbers[numbers > 0], return_counts=True)
-    for number in values[np.argsort(-counts)[:50]]:
-        y, x = np.nonzero(numbers == number)
-        low, high = np.array([y.min(), x.min()]), np.array([y.max(), x.max()]) + 1
-        if flat or (low.min() > 0 and (high < numbers.shape).all()):
-            boxes.append((number, len(y), low, high))
-    if not boxes:
-        raise Refused('only something that runs off the picture; leave some paper around the digit')
-    _, size, low, high = boxes[0]
-    side = max(high - low)
-    kept = []
-    for number, pixels, other_low, other_high in boxes:
-        gap = np.maximum(other_low - high, low - other_high).max()
-        if number != boxes[0][0] and pixels > 0.25 * size and max(other_high - other_low) > 0.5 * side:
-            raise Refused('two pieces of similar size')
-        if gap < 0.35 * side and pixels > 0.02 * size:
-            kept.append(number)
-    return np.isin(numbers, kept)
+def one_digit(numbers, even):
+    """The largest of numbered pieces [h, w], with those near it: an image, white on black.
+
+    In uneven light, what touches the rim is left out. Raises Refused unless there is one digit.
+    """
+    values, sizes = np.unique(numbers[numbers > 0], return_counts=True)
+    places = [np.argwhere(numbers == value) for value in values]
+    low, high = (np.array([bound(place, 0) for place in places]) for bound in (np.min, np.max))
+    free = even | ((low > 0) & (high < np.array(numbers.shape) - 1)).all(1)
+    height, width = (high - low + 1).T
+    tall = free & (height >= SHORTEST * max(numbers.shape)) & (width < 2 * height)  # no line
+    main = np.argmax(sizes * tall)
+    if not tall[main]:
+        raise Refused('specks, lines, or what runs off the picture: leave some paper around')
+    gaps = np.maximum(low - high[main], low[main] - high)
+    near = gaps.max(1) < 0.35 * max(height[main], width[main])
+    like = tall & (sizes > sizes[main] / 4) & (height > height[main] / 2)
+    if (like & (~near | (gaps[:, 1] > 0))).any():
+        raise Refused('two pieces side by side')
+    chosen = values[near & free & (sizes > sizes[main] / 50)]  # no specks
+    return Image.fromarray(np.uint8(255 * np.isin(numbers, chosen)))
 
 
-def to_size(ink):
-    """The ink, its longer side scaled to MNIST's 20 pixels, its largest value to 1."""
-    size = [max(1, round(20 * side / max(ink.shape))) for side in ink.shape[::-1]]
-    ink = resized(ink, size)
-    return ink / ink.max()
-
-
-def centre(ink):
-    """The ink on 28x28 pixels, its centre of mass at (14, 14) as in MNIST, as far as it fits."""
-    height, width = ink.shape
-    y, x = (np.average(np.arange(side), weights=ink.sum(1 - axis))
-            for axis, side in enumerate(ink.shape))
-    top, left = (int(np.clip(round(14 - mass), 0, 28 - side))
-                 for mass, side in ((y, height), (x, width)))
-    image = np.zeros((28, 28), np.float32)
-    image[top:top + height, left:left + width] = ink
-    return image
+def framed(ink):
+    """The ink of the digit, an image, as MNIST would show it: [28, 28]."""
+    size = [max(1, round(20 * side / max(ink.size))) for side in ink.size]
+    ink = np.asarray(ink.resize(size, Image.Resampling.BILINEAR))
+    mass = (np.indices(ink.shape) * ink).sum((1, 2)) / ink.sum()
+    room = 28 - np.array(ink.shape)
+    before = np.int64(np.clip(np.round(14 - mass), 0, room))
+    return np.pad(ink / ink.max(), np.transpose([before, room - before]))

@@ -48,7 +48,7 @@ def read_pictures(paths):
         try:
             digits.append(Digit(digit(path), path.name, path.name, str(path), result))
         except Refused as error:
-            failed.append(str(error))
+            failed.append(f'{path}: {error}')
     return digits, failed
 
 

@@ -9,23 +9,20 @@ import pytest
 
 TABLES = {
     'three convolutions, two poolings, other widths': """
-        Layer('first', 'conv', (5, 5, 8)), Layer('shrink', 'max', (2, 2), 2),
-        Layer('second', 'conv', (3, 3, 12)), Layer('third', 'conv', (1, 1, 6)),
-        Layer('again', 'max', (3, 3), 2), Layer('flat', 'flatten'),
-        Layer('out', 'dense', (10,)),""",
+        Layer('first', 'conv', 8, (5, 5)), Layer('shrink', 'max', window=(2, 2), stride=2),
+        Layer('second', 'conv', 12, (3, 3)), Layer('third', 'conv', 6, (1, 1)),
+        Layer('again', 'max', window=(3, 3), stride=2), Layer('flat', 'flatten'),
+        Layer('out', 'dense', 10),""",
     'strides and no padding instead of pooling': """
-        Layer('conv1', 'conv', (4, 4, 9), 2, 'VALID'), Layer('conv2', 'conv', (3, 3, 8), 2),
-        Layer('flatten', 'flatten'), Layer('dense1', 'dense', (30,)),
-        Layer('dense2', 'dense', (20,)), Layer('dense3', 'dense', (10,)),""",
+        Layer('conv1', 'conv', 9, (4, 4), 2, 'VALID'), Layer('conv2', 'conv', 8, (3, 3), 2),
+        Layer('flatten', 'flatten'), Layer('dense1', 'dense', 30), Layer('dense2', 'dense', 10),""",
     'dense layers alone': """
-        Layer('flatten', 'flatten'), Layer('hidden', 'dense', (40,)),
-        Layer('logits', 'dense', (10,)),""",
+        Layer('flatten', 'flatten'), Layer('hidden', 'dense', 40), Layer('logits', 'dense', 10),""",
 }
-WRONG = {  # name: table, words of the message
-    'eleven logits': ("Layer('f', 'flatten'), Layer('b', 'dense', (11,)),", ['11', '10']),
-    'no dense layer': ("Layer('a', 'conv', (3, 3, 10)),", ['conv', 'last layer']),
-    'one name twice': ("Layer('f', 'flatten'), Layer('b', 'dense', (20,)), "
-                       "Layer('b', 'dense', (10,)),",
+WRONG = {
+    'eleven logits': ("Layer('f', 'flatten'), Layer('b', 'dense', 11),", ['11', '10']),
+    'no dense layer': ("Layer('a', 'conv', 10, (3, 3)),", ['conv', 'last layer']),
+    'one name twice': ("Layer('f', 'flatten'), Layer('b', 'dense', 20), Layer('b', 'dense', 10),",
                        ['same name']),
 }
 
@@ -46,27 +43,19 @@ def edited(tmp_path):
 
 
 @pytest.mark.parametrize('name', TABLES)
-def test_edited_table_is_all_there_is_to_edit(called, edited, small, tmp_path, name):
+def test_edited_table_is_all_there_is_to_edit(called, edited, small, digits, tmp_path, name):
     mnist = edited(TABLES[name])
     trained = called(mnist.train.main, '--epochs', 3, '--batch-size', 30, '--data', small)
     assert (trained.status, trained.err) == (0, '')
     accuracy = float(trained.out.split('test accuracy ')[1].split('%')[0])
     assert accuracy > 50
-    explained = called(mnist.lrp.main, '--index', 'all', '--data', small, '--rule', 'deep-taylor',
-                       'zplus', 'epsilon', '--save-relevance')
-    assert (explained.status, explained.err) == (0, '')
-    lines = explained.out.splitlines()[1:]  # after what was written
-    layers = re.findall(r"Layer\('(\w+)'", TABLES[name])
-    assert lines[2].split() == ['pixels', *layers]
-    losses = {line.split()[0]: list(map(float, line.split()[1:])) for line in lines[3:]}
-    # a unit that its bias alone lifts keeps its own
-    assert max(losses['deep-taylor']) < 0.01 and losses['deep-taylor'][-2] < 1e-4
-    with np.load(tmp_path / 'mnist' / 'results' / 'relevance.npz') as saved:
-        assert np.mean(saved['logits'].argmax(1)
-                       == np.load(small)['y_test']) == pytest.approx(accuracy / 100, abs=1e-4)
-        for rule in ('deep-taylor', 'zplus', 'epsilon'):
-            assert saved[f'relevance/{rule}'].shape == (250, 28, 28)
-            assert saved[f'relevance/{rule}'].any()
+    explainer = mnist.explainer.Explainer(mnist.rules.COMPOSITES, tmp_path / 'mnist' / 'logs')
+    found = mnist.explainer.explain_all(explainer, digits[0] / np.float32(255))
+    assert np.mean(found.logits.argmax(1) == digits[1]) == pytest.approx(accuracy / 100, abs=1e-4)
+    shares = found.sums['deep-taylor'] / found.started['deep-taylor'][:, None]
+    assert shares.shape == (250, 1 + TABLES[name].count('Layer('))
+    assert np.abs(shares - 1).max() < 0.01  # a unit that its bias alone lifts keeps its own
+    assert all(r.any() for r in found.relevance.values())
 
 
 @pytest.mark.parametrize('name', WRONG)
