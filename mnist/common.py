@@ -7,6 +7,7 @@ import io
 import os
 from pathlib import Path
 import sys
+import tempfile
 import textwrap
 from types import ModuleType
 
@@ -148,9 +149,8 @@ def make_folder(folder):
     """Makes the folder for results. Raises Refused if nothing can be written there."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / '.unfinished'
-        probe.touch()
-        probe.unlink()
+        with tempfile.TemporaryFile(dir=folder):
+            pass
     except OSError as error:
         raise Refused(f'cannot write to {folder} ({error.strerror})') from None
 

@@ -22,16 +22,15 @@ def colour(r):
 def sheet(image, title, heatmaps):
     """A figure: a digit [28, 28] under its title, beside heatmaps {label: relevance [28, 28]}."""
     count = 1 + len(heatmaps)
-    figure = Figure(figsize=(2.6 * count, 3.4), dpi=100)
+    figure = Figure(figsize=(2.6 * count, 3.3), dpi=100)
     grid = figure.subplots(1, count, gridspec_kw={
         'left': 0.03 / count, 'right': 1 - 0.03 / count, 'bottom': 0.02, 'top': 0.87,
         'wspace': 0.03})
     grid[0].imshow(image, cmap='gray', vmin=0, vmax=1)
     for axes, r in zip(grid[1:], heatmaps.values()):
         axes.imshow(colour(r))
-    for axes, label in zip(grid, [title, *heatmaps]):
-        lines = textwrap.wrap(label, 27, max_lines=2, placeholder=' ...')
-        axes.set_title('\n'.join(lines), fontsize=11)
+    for axes, label in zip(grid, [textwrap.fill(title, 28), *heatmaps]):
+        axes.set_title(label, fontsize=11)
         axes.set(xticks=[], yticks=[])
     add_key(figure, grid)
     return figure

@@ -33,8 +33,7 @@ class Digit(NamedTuple):
     """A digit to explain."""
 
     image: np.ndarray  # [28, 28] in [0, 1]
-    name: str  # in the table: '7' or 'photo.png'
-    title: str  # 'test digit 7' or 'photo.png'
+    name: str  # 'digit 7' or 'photo.png'
     source: str  # 'digit 7 of mnist.npz', 'a 3 of mnist.npz' or the path
     result: str  # the name of its result: '3', 'index_7' or 'photo'
 
@@ -46,7 +45,7 @@ def read_pictures(paths):
     digits, failed = [], []
     for path, result in zip(paths, unique(path.stem for path in paths)):
         try:
-            digits.append(Digit(digit(path), path.name, path.name, str(path), result))
+            digits.append(Digit(digit(path), path.name, str(path), result))
         except Refused as error:
             failed.append(f'{path}: {error}')
     return digits, failed
@@ -78,7 +77,7 @@ def read_test_digits(args, explainer):
         indices = pick(explainer, args.digit, images, labels, np.random.default_rng(args.seed))
         sources = [f'a {wanted} of {args.data.name}' for wanted in args.digit]
         results = unique(map(str, args.digit))
-    digits = [Digit(images[i] / np.float32(255), str(i), f'test digit {i}', source, result)
+    digits = [Digit(images[i] / np.float32(255), f'digit {i}', source, result)
               for i, source, result in zip(indices, sources, results)]
     return digits, labels[indices]
 
@@ -103,18 +102,11 @@ def pick(explainer, classes, images, labels, rng):
 
 # What is printed
 
-def started_from(rule, against):
-    """What relevance is compared with, in words."""
-    if one_sign(COMPOSITES[rule], LAYERS):
-        return '|logit|'
-    return 'logit' if against is None else 'difference of logits'
-
-
 def shares(rule, found):
-    """The value that relevance started from [n], and its sum at each level over that [n, levels].
+    """What relevance started from [n], and its sum at each level, divided by that: [n, levels].
 
     In a contrast by a rule of one sign all sums should be 0, otherwise all shares 1. Where a logit
-    is exactly 0, there is no relevance, and the shares are NaN.
+    is exactly 0 there is no relevance, and the shares are NaN.
     """
     one = one_sign(COMPOSITES[rule], LAYERS)
     value = found.started[rule] if one else found.sums[rule][:, -1]
@@ -124,7 +116,9 @@ def shares(rule, found):
 def table(rule, digits, found, against):
     """How much relevance arrives by one rule: a line for each digit."""
     other = '' if against is None else f' rather than {against}'
-    words = started_from(rule, against)
+    words = 'logit' if against is None else 'difference of logits'
+    if one_sign(COMPOSITES[rule], LAYERS):
+        words = '|logit|'
     lines = [f'\n{rule}{other}: sum of relevance / {words} at each layer',
              f'{"digit":>12} {"seen as":>7} {"target":>6} {words:>20} '
              + ' '.join(f'{level:>9}' for level in LEVELS)]
@@ -150,14 +144,12 @@ def summary(rules, labels, found):
 
 # What is written
 
-def label(rule, found, i, against):
+def label(rule, target, logits, against):
     """What stands above a heatmap: the rule, and the class if it is not the one seen."""
-    target = found.targets[i]
-    logit = found.logits[i, target]
-    name = f'{target} (logit {logit:.2f})' if logit <= 0 else f'{target}'
+    name = f'{target}' if logits[target] > 0 else f'{target} (logit {logits[target]:.2f})'
     if against is not None:
-        return f'{rule}: {name} rather than {against}'
-    return rule if target == found.logits[i].argmax() else f'{rule}: {name}'
+        return f'{rule}:\n{name} rather than {against}'
+    return rule if target == logits.argmax() else f'{rule}:\n{name}'
 
 
 def check_free(path, source, overwrite):
@@ -172,37 +164,20 @@ def check_free(path, source, overwrite):
         raise Refused(f'{path} is the result of {other}; choose another --results, or --overwrite')
 
 
-def draw_all(args, digits, found):
-    """Writes results/<name>.jpg for each digit: the digit beside a heatmap for each rule.
-
-    Returns the names of the files, and a line for each that was not.
-    """
-    written, failed = [], []
-    for i, each in enumerate(digits):
-        path = args.results / f'{each.result}.jpg'
-        try:
-            check_free(path, each.source, args.overwrite)
-        except Refused as error:
-            failed.append(str(error))
-            continue
-        heatmaps = {label(rule, found, i, args.against): r[i]
-                    for rule, r in found.relevance.items()}
-        title = f'{each.title} seen as {found.logits[i].argmax()}'
-        record = {'picture': each.source, 'target': int(found.targets[i]),
-                  'relevance': {rule: float(r[i].sum()) for rule, r in found.relevance.items()}}
-        write_sheet(path, sheet(each.image, title, heatmaps), record)
-        written.append(path.name)
-    return written, failed
+def draw(path, digit, target, logits, relevance, against):
+    """Writes a digit beside its heatmaps. relevance: {rule: [28, 28]}."""
+    heatmaps = {label(rule, target, logits, against): r for rule, r in relevance.items()}
+    title = f'{digit.name} seen as {logits.argmax()}'
+    record = {'picture': digit.source, 'target': int(target),
+              'relevance': {rule: float(r.sum()) for rule, r in relevance.items()}}
+    write_sheet(path, sheet(digit.image, title, heatmaps), record)
 
 
-def save_relevance(path, args, digits, found):
+def save_relevance(path, images, sources, found, against):
     """Writes the relevance of all digits as numbers."""
-    sources = [each.source for each in digits]
-    check_free(path, sources, args.overwrite)
     arrays = {f'relevance/{rule}': r for rule, r in found.relevance.items()}
-    if args.against is not None:
-        arrays['against'] = np.int64(args.against)
-    images = np.stack([each.image for each in digits])
+    if against is not None:
+        arrays['against'] = np.int64(against)
     write(path, encoded(np.savez, digits=sources, images=images, logits=found.logits,
                         targets=found.targets, **arrays))
     print(f'wrote {path}')
@@ -222,20 +197,33 @@ def explain(args):
         digits, failed = read_pictures(args.image)
     else:
         digits, labels = read_test_digits(args, explainer)
-    if not digits:
-        return failed
+    if digits:
+        explain_digits(args, explainer, digits, labels)
+    return failed
+
+
+def explain_digits(args, explainer, digits, labels):
+    """Writes and prints all that the command line asks for. labels: of test digits."""
+    many = args.index == ['all'] and len(digits) > BATCH
+    paths = [] if many else [args.results / f'{each.result}.jpg' for each in digits]
+    numbers, sources = args.results / 'relevance.npz', [each.source for each in digits]
+    for path, source in zip(paths, sources):
+        check_free(path, source, args.overwrite)
+    if args.save_relevance:
+        check_free(numbers, sources, args.overwrite)
     images = np.stack([each.image for each in digits])
     found = explain_all(explainer, images, args.target, args.against)
     if args.save_relevance:
-        save_relevance(args.results / 'relevance.npz', args, digits, found)
-    if args.index == ['all'] and len(digits) > BATCH:
+        save_relevance(numbers, images, sources, found, args.against)
+    for i, path in enumerate(paths):
+        relevance = {rule: r[i] for rule, r in found.relevance.items()}
+        draw(path, digits[i], found.targets[i], found.logits[i], relevance, args.against)
+    if many:
         print(summary(found.relevance, labels, found))
-        return failed
-    written, unwritten = draw_all(args, digits, found)
-    print(*(table(rule, digits, found, args.against) for rule in found.relevance), sep='\n')
-    if written:
-        print(f'\nwrote {", ".join(written)} to {args.results} (seed {args.seed})')
-    return failed + unwritten
+    else:
+        print(*(table(rule, digits, found, args.against) for rule in found.relevance), sep='\n')
+        print(f'\nwrote {", ".join(path.name for path in paths)} to {args.results} '
+              f'(seed {args.seed})')
 
 
 def index(text):

@@ -123,10 +123,8 @@ class Trainer:
             with silence():
                 saver.save(self.session, str(path), self.step, *note, write_meta_graph=False)
         except (tf.errors.OpError, OSError, ValueError, RuntimeError) as error:
-            lines = str(error).strip().splitlines()
-            reasons = [line for line in lines if 'space' in line or 'denied' in line]
-            raise Refused(f'cannot write checkpoint {path} ({(reasons or lines)[-1][:200]}); '
-                          'earlier ones remain') from None
+            reason = str(error).strip().splitlines()[-1][:200]
+            raise Refused(f'cannot write {path} ({reason}); earlier checkpoints remain') from None
 
     def accuracy(self, images, labels):
         """The share of digits [n, 28, 28], uint8, that the averaged weights classify correctly."""
@@ -176,47 +174,43 @@ def train_epoch(trainer, epoch, batches, done, total, logdir, writer):
 
 
 def train(args):
-    """Trains, or goes on with a training."""
+    """Trains, or goes on with a training, and tests."""
     check_logdir(args.logdir)
     make_folder(args.logdir)
-    try:
-        with tf.Graph().as_default():
-            train_in(args)
-    except KeyboardInterrupt:
-        print('started again, the training goes on from its last checkpoint')
-        raise
-
-
-def train_in(args):
-    """Trains, validates and tests."""
-    (x, y), validation, test = data.load(args.data, 'train', 'validation', 'test')
-    total = -(-len(x) // args.batch_size)
+    training, validation, test = data.load(args.data, 'train', 'validation', 'test')
     settings = {'seed': args.seed, 'batch-size': args.batch_size, 'epochs': args.epochs,
                 'learning-rate': args.learning_rate, 'data': data.digest(args.data)}
-    trainer = Trainer(args.epochs * total, settings, args.precision)
-    step = trainer.start(args.logdir)
-    if step >= args.epochs * total:
+    with tf.Graph().as_default():
+        steps = -(-len(training[0]) // args.batch_size)  # of an epoch
+        trainer = Trainer(args.epochs * steps, settings, args.precision)
+        train_epochs(trainer, args, steps, training, validation)
+        restore(trainer.session, trainer.best_saver, best_checkpoint(args.logdir),
+                trainer.best_variables)
+        print(f'test accuracy {trainer.accuracy(*test):.2%} (weights of the best validation '
+              f'accuracy, seed {args.seed})')
+
+
+def train_epochs(trainer, args, steps, training, validation):
+    """Trains for what remains of the epochs, of so many steps each, and validates after each."""
+    first = trainer.start(args.logdir)
+    if first >= args.epochs * steps:
         print(f'{args.logdir}: training is finished ({args.epochs} epochs); delete the folder to '
               'train again')
-    elif step:
-        print(f'going on after step {step} of {args.epochs * total}')
+    elif first:
+        print(f'going on after step {first} of {args.epochs * steps}')
     with tf.summary.FileWriter(str(args.logdir), tf.get_default_graph()) as writer:
         restarted = tf.SessionLog(status=tf.SessionLog.START)  # voids what comes after this step
-        writer.add_session_log(restarted, step)
-        for epoch in range(step // total, args.epochs):
+        writer.add_session_log(restarted, first)
+        for epoch in range(first // steps, args.epochs):
             print(f'Epoch {epoch + 1}/{args.epochs}')
-            done = max(step - epoch * total, 0)
+            done = max(first - epoch * steps, 0)
             rng = np.random.default_rng([args.seed, epoch])
-            batches = data.epoch(x, y, args.batch_size, rng, done)
-            train_epoch(trainer, epoch, batches, done, total, args.logdir, writer)
+            batches = data.epoch(*training, args.batch_size, rng, done)
+            train_epoch(trainer, epoch, batches, done, steps, args.logdir, writer)
             accuracy = trainer.validate(args.logdir, *validation)
             value = tf.Summary.Value(tag='validation_accuracy', simple_value=accuracy)
-            writer.add_summary(tf.Summary(value=[value]), (epoch + 1) * total)
+            writer.add_summary(tf.Summary(value=[value]), (epoch + 1) * steps)
             print(f'validation accuracy {accuracy:.2%}')
-    restore(trainer.session, trainer.best_saver, best_checkpoint(args.logdir),
-            trainer.best_variables)
-    print(f'test accuracy {trainer.accuracy(*test):.2%} (weights of the best validation accuracy, '
-          f'seed {args.seed})')
 
 
 def rate(text):

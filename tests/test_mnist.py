@@ -44,7 +44,8 @@ def test_the_default_composite_is_made_of_three_rules(explained):
     found, epsilon = explained.sums['epsilon-gamma-box'], explained.sums['epsilon']
     np.testing.assert_allclose(found[:, 3:], epsilon[:, 3:], rtol=1e-5)
     np.testing.assert_allclose(found[:, 0], found[:, 1], rtol=1e-5)
-    assert np.abs(found[:, 2] - epsilon[:, 2]).max() < 1e-4 < np.abs(found[:, 1] - epsilon[:, 1]).max()
+    np.testing.assert_allclose(found[:, 2], epsilon[:, 2], rtol=1e-5)  # conv2 reads by gamma
+    assert np.abs(found[:, 1] - epsilon[:, 1]).max() > 0.1
 
 
 def test_deep_taylor_and_zplus_are_never_negative(explained):
@@ -104,32 +105,28 @@ def test_digits_seen_as_the_other_class_are_compared_with_the_second(explainer, 
     assert (logits.argmax(1) == 3).any() and not (targets == 3).any()
 
 
-@pytest.fixture(scope='module')
-def of_all_classes(explainer, digits):
-    """What all rules say of all test digits, for each class as the target."""
-    return [explainer(digits[0] / np.float32(255), target) for target in range(10)]
-
-
-@pytest.mark.parametrize('rule', RULES)
-@pytest.mark.parametrize('low, high', [(0, 99), (-2, 0)])
-def test_what_is_red_speaks_for_the_class(explainer, of_all_classes, digits, rule, low, high):
+def test_what_is_red_speaks_for_the_class(explainer, digits):
     """Taken away, the 20 reddest pixels lower the target's logit more than 20 of the ink at random;
     so where it is a little negative, too. (Of a class that the network rules out, at -10 say, there
     is nothing left to take away.)"""
     images, rng = digits[0] / np.float32(255), np.random.default_rng(0)
-    drops = {'red': [], 'random': []}
-    for target, results in enumerate(of_all_classes):
-        logits = results.logits[:, target]
-        kept = np.flatnonzero((low < logits) & (logits <= high) & ((images > 0).sum((1, 2)) > 80))
-        orders = {'red': results.relevance[rule], 'random': rng.random(images.shape) + (images > 0)}
-        for order, scores in orders.items():
+    drops = {(name, sign): [] for name in [*RULES, 'random'] for sign in (False, True)}
+    for target in 2, 3, 5, 8:
+        found = explainer(images, target)
+        logits = found.logits[:, target]
+        kept = np.flatnonzero((logits > -2) & ((images > 0).sum((1, 2)) > 80))
+        scores = {**found.relevance, 'random': rng.random(images.shape) + (images > 0)}
+        for name, score in scores.items():
             flipped = images[kept].reshape(len(kept), -1).copy()
-            reddest = np.argsort(-scores[kept].reshape(len(kept), -1), 1)[:, :20]
+            reddest = np.argsort(-score[kept].reshape(len(kept), -1), 1)[:, :20]
             np.put_along_axis(flipped, reddest, 0, 1)
-            flipped_logits = explainer.classify(flipped.reshape(-1, 28, 28))[:, target]
-            drops[order] += list(logits[kept] - flipped_logits)
-    assert len(drops['red']) > 200
-    assert np.mean(drops['red']) > max(np.mean(drops['random']) + 0.1, 0)
+            after = explainer.classify(flipped.reshape(-1, 28, 28))[:, target]
+            for before, drop in zip(logits[kept], logits[kept] - after):
+                drops[name, bool(before > 0)].append(drop)
+    assert min(map(len, drops.values())) > 50
+    for rule, sign in drops:
+        assert rule == 'random' or (np.mean(drops[rule, sign])
+                                    > np.mean(drops['random', sign]) + 0.1), (rule, sign)
 
 
 def test_neighbours_in_the_batch_do_not_matter(explainer, explained, digits):
@@ -147,26 +144,13 @@ def test_graph_is_built_once_and_small(explainer):
     assert graph.finalized and graph.as_graph_def().ByteSize() < 10e6  # weights are no constants
 
 
-def test_a_rule_of_ones_own(logdir, digits):
-    """A function of five lines and a row."""
-    rules = scripts('mnist').rules
-
-    def flat(layer, a, weights, r):
-        w = rules.tf.ones_like(weights.w)
-        s = r / rules.linear(layer, rules.tf.ones_like(a), w)
-        return rules.transposed(layer, s, w, a)
-    own = rules.COMPOSITES['zplus']._replace(pixels=flat)
-    found = scripts('mnist').explainer.Explainer({'own': own}, logdir)(digits[0][:5] / 255)
-    np.testing.assert_allclose(found.sums['own'][:, 0], found.started['own'], rtol=1e-5)
-
-
 # What is written
 
 def rows(printed, rule):
     """The lines of a rule's table: [[digit, seen as, target, value, shares ...], ...]."""
     lines = printed.split(f'\n{rule}: sum of relevance')[1].split('\n\n')[0].split('\n')
     assert lines[1].split()[-len(LAYERS):] == LAYERS
-    return [list(map(float, line.split())) for line in lines[2:]]
+    return [list(map(float, line.split()[1:])) for line in lines[2:]]  # after 'digit'
 
 
 def test_default_run(logdir, small, digits, tmp_path):
@@ -230,7 +214,7 @@ def test_saved_relevance(printed, logdir, small, digits, tmp_path, against):
 def test_logit_of_zero_is_told():
     """Its heatmap is empty."""
     mnist, zeros = scripts('mnist'), np.zeros((1, 7))
-    digit = mnist.lrp.Digit(None, '5', '', '', '')
+    digit = mnist.lrp.Digit(None, 'digit 5', '', '')
     for rule in RULES:
         found = mnist.explainer.Explanation(np.zeros((1, 10)), [4], {}, {rule: np.zeros(1)},
                                             {rule: zeros})
@@ -243,10 +227,6 @@ def test_all_digits(printed, logdir, small, digits, explained, tmp_path):
     summary = printed('mnist/lrp.py', '--index', 'all', '--save-relevance', '--data', small,
                       '--logdir', logdir, '--results', tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ['relevance.npz']
-    with np.load(tmp_path / 'relevance.npz', allow_pickle=False) as saved:
-        assert list(saved['digits']) == [f'digit {i} of small.npz' for i in range(250)]
-        np.testing.assert_allclose(saved['relevance/deep-taylor'],
-                                   explained.relevance['deep-taylor'], rtol=0, atol=1e-4)
     accuracy = np.mean(explained.logits.argmax(1) == digits[1])
     assert f'250 digits, accuracy {accuracy:.2%}' in summary
     name, *losses = summary.splitlines()[-1].split()
@@ -296,15 +276,15 @@ def test_other_files_are_never_replaced(called, logdir, small, tmp_path):
     before = (tmp_path / '3.jpg').read_bytes()
     for options in [], ['--overwrite']:
         end = lrp('--digit', 3, 4, *options)
-        assert end.status == 1 and len(end.err.splitlines()) == 1
-        assert '3.jpg is no result of this script' in end.err and '4.jpg' in end.out
-        assert (tmp_path / '3.jpg').read_bytes() == before
+        assert end.status == 2 and '3.jpg is no result of this script' in end.err
+        assert (tmp_path / '3.jpg').read_bytes() == before and not (tmp_path / '4.jpg').exists()
+    assert not lrp('--digit', 4).status
     assert not lrp('--digit', 4, '--seed', 2).status
     assert not lrp('--index', 5, '--save-relevance').status
     assert lrp('--index', 6, '--save-relevance').status == 2  # relevance.npz is of another digit
     Image.fromarray(np.uint8(np.pad(np.ones((8, 3)) * 255, 10))).save(tmp_path / 'index_5.png')
     end = lrp('--image', tmp_path / 'index_5.png')
-    assert end.status == 1 and 'index_5.jpg is the result of digit 5 of small.npz' in end.err
+    assert end.status == 2 and 'index_5.jpg is the result of digit 5 of small.npz' in end.err
     assert not lrp('--image', tmp_path / 'index_5.png', '--overwrite').status
 
 
