@@ -20,7 +20,7 @@ def class_names(network, path=None):
     except FileNotFoundError:
         raise Refused(f'--classes {path}: no such file; it takes a file with the names of all '
                       'classes (--target names the one to explain)') from None
-    except (OSError, ValueError):
+    except (OSError, RecursionError, ValueError):
         raise Refused(f'--classes {path} is not a readable list of names') from None
     if len(names) != network.count:
         raise Refused(f'{path} has {len(names)} names, but {network.path} has {network.count} '
@@ -50,9 +50,14 @@ def names_in(content):
 
 def names_in_json(value):
     if isinstance(value, dict):
-        by_index = all(isinstance(index, int) for index in value.values())
-        value = (sorted(value, key=value.get) if by_index
-                 else [value[index] for index in sorted(value, key=int)])
+        if all(isinstance(index, int) for index in value.values()):
+            value = {index: name for name, index in value.items()}
+        else:
+            value = {int(index): name for index, name in value.items()}
+        indices = range(min(value), min(value) + len(value))
+        if sorted(value) != list(indices) or min(value) > 1:
+            raise ValueError
+        value = [value[index] for index in indices]
     names = [each[-1] if isinstance(each, list) and each else each for each in value]
     if not all(isinstance(name, str) for name in names):
         raise ValueError

@@ -6,6 +6,7 @@ functions that read one layer's weights, and what happens to a picture before th
 import hashlib
 import json
 from pathlib import Path
+import shutil
 import tempfile
 from typing import Callable, NamedTuple
 import zipfile
@@ -244,9 +245,9 @@ def open_model(path):
         else:
             suffix = '.keras' if zipfile.is_zipfile(path) else '.h5'  # by which Keras goes
             with silence(), tempfile.TemporaryDirectory() as folder:
-                link = Path(folder) / f'model{suffix}'
-                link.symlink_to(path.resolve())
-                model = keras.saving.load_model(link, compile=False)
+                named = path.suffix == suffix
+                path = path if named else shutil.copy(path, Path(folder) / f'model{suffix}')
+                model = keras.saving.load_model(path, compile=False)
     except Refused:
         raise
     except Exception as error:  # Keras and h5py raise of all kinds
