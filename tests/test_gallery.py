@@ -64,18 +64,43 @@ def test_records_alone_are_read(results):
     assert len(data_of(Path('copy/index.html').read_text(encoding='utf-8'))) == 2
 
 
-def test_nothing_in_a_name_is_run_by_the_page():
-    record = {'picture': '/in/</script><script>alert(1)</script>.png', 'weights': '<b>',
-              'classes': ['</script>'], 'probabilities': [1.0], 'logits': [2.0], 'targets': [0],
-              'relevance': {'epsilon': [1.0]}}
-    page = scripts('vgg').gallery.page([('x.jpg', record)])
-    assert page.count('</script>') == 1 and '<b>' not in page
+def record(**changes):
+    return {'version': 5, 'picture': '0', 'network': '0', 'options': {'against': None},
+            'paths': {'picture': 'in/x.png', 'network': 'lite0'}, 'classes': ['cat'],
+            'probabilities': [1.0], 'logits': [2.0], 'targets': [0],
+            'relevance': {'epsilon': [1.0]}, **changes}
 
 
-def test_a_comment_that_is_half_a_record_is_passed_over(results):
-    with Image.open('results/b.jpg') as sheet:
-        sheet.save('results/other.jpg', comment=b'{"targets": [0]}')
-    assert '3 pictures' in results().out[0]
+def test_nothing_in_a_name_is_run():
+    """Not by the page, and not as a formula by a spreadsheet."""
+    gallery, script = scripts('vgg').gallery, '</script><script>alert(1)</script>'
+    paths = {'picture': f'/in/{script}', 'network': '<b>'}
+    for name in ('=1+1', '+1', '-1', '@SUM(1)', '\t=1'):
+        found = [gallery.entry('x.jpg', record(paths=paths, classes=[name]))]
+        page = gallery.page(found)
+        assert page.count('</script>') == 1 and '<b>' not in page
+        row, = csv.DictReader(gallery.as_csv(found).splitlines())
+        assert row['class'] == f"'{name}" and row['logit'] == '2.0'
+
+
+def test_malformed_records_are_passed_over(tmp_path):
+    changes = [
+        {'classes': []}, {'classes': 3}, {'logits': ['x']}, {'targets': None}, {'relevance': []},
+        {'relevance': {'epsilon': [[1]]}}, {'probabilities': [float('nan')]}, {'options': []},
+        {'paths': {'picture': 3, 'network': 'n'}}, {'logits': [10 ** 400]}, {'picture': None}, {}]
+    for i, change in enumerate(changes):
+        for name in (f'{i}.jpg', f'.{i}.jpg'):
+            Image.new('RGB', (9, 9)).save(tmp_path / name,
+                                          comment=json.dumps(record(**change)).encode())
+    assert [each['result'] for each in scripts('vgg').gallery.entries(tmp_path)] == ['11.jpg']
+
+
+@pytest.mark.parametrize('name', ['index.html', 'results.csv'])
+def test_a_file_of_somebody_else_is_not_replaced(results, name):
+    assert results().status == results().status == 0
+    Path('results', name).write_text('mine')
+    end = results()
+    assert end.status == 2 and len(end.err) == 1 and Path('results', name).read_text() == 'mine'
 
 
 @pytest.mark.parametrize('folder, word', [('none', 'no folder'), ('in', 'holds no results')])

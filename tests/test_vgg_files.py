@@ -29,7 +29,7 @@ def lrp(tmp_path, monkeypatch, capsys):
     photograph(Path('a.png'))
 
     def command(*arguments):
-        return run(scripts('vgg').lrp.main, capsys, *arguments)
+        return run(scripts('vgg').lrp.main, capsys, *arguments, '--results', 'results')
     return command
 
 

@@ -1,13 +1,19 @@
 """What the scripts share: TensorFlow without its log, the command line, files written whole."""
 import argparse
+import atexit
 import contextlib
+import errno
 import functools
 import importlib
 import io
+import itertools
 import os
 from pathlib import Path
+import platform
+import subprocess
 import sys
 import textwrap
+import time
 from types import ModuleType
 
 os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
@@ -18,26 +24,58 @@ class Refused(Exception):
     """Something that the user can mend, in one line: `main` prints it and exits with status 2."""
 
 
-class Stopped(Exception):
-    """A signal ended the work. The message says how to continue."""
+def collected(calls):
+    """What each of these functions returns, and a line for each that is Refused.
 
-    def __init__(self, signal_number, message):
+    Raises Refused if the disk is full: then the others would fail, too.
+    """
+    values, failed = [], []
+    for call in calls:
+        try:
+            values.append(call())
+        except Refused as error:
+            if getattr(error.__cause__, 'errno', None) in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            failed.append(str(error))
+    return values, failed
+
+
+class Stopped(Exception):
+    """A signal ended the work. The message says how to continue.
+
+    failures: a line for each input that had failed.
+    """
+
+    def __init__(self, signal_number, message, failures):
         super().__init__(message)
-        self.status = 128 + signal_number
+        self.status, self.failures = 128 + signal_number, failures
 
 
 @contextlib.contextmanager
 def silence():
-    """Discards standard error: some of TensorFlow's libraries log there whatever the settings."""
+    """Discards standard error, unless this process dies of it: some of TensorFlow's libraries log
+    there whatever the settings."""
     sys.stderr.flush()
     stderr = os.dup(2)
-    with open(os.devnull, 'w') as null:
-        os.dup2(null.fileno(), 2)
+    os.dup2(watcher(), 2)
     try:
         yield
     finally:
+        with contextlib.suppress(OSError):
+            os.write(2, b'\0')
         os.dup2(stderr, 2)
         os.close(stderr)
+
+
+@functools.cache
+def watcher():
+    """Starts a process that waits for the end of this one, and then shows what was written to it
+    after the last zero byte. Returns where to write."""
+    code = 'import sys; sys.stderr.buffer.write(sys.stdin.buffer.read().rpartition(b"\\0")[2])'
+    process = subprocess.Popen([sys.executable, '-I', '-S', '-c', code], stdin=subprocess.PIPE,
+                               start_new_session=True)
+    atexit.register(process.communicate)
+    return process.stdin.fileno()
 
 
 @functools.cache
@@ -96,6 +134,8 @@ class Parser(argparse.ArgumentParser):
         The job may return a line for each input that failed. Exit status: 0, 1 if inputs failed, 2
         if the command was refused, 128 + signal if stopped.
         """
+        with contextlib.suppress(AttributeError):  # a notebook's output takes any letter
+            sys.stdout.reconfigure(errors='backslashreplace')
         args = self.parse_intermixed_args(argv)
         try:
             failures = job(args)
@@ -103,14 +143,17 @@ class Parser(argparse.ArgumentParser):
         except Refused as error:
             self.error(str(error))
         except Stopped as error:
-            self.exit(error.status, f'{self.prog}: {error}\n')
+            self.end(error.status, [*error.failures, str(error)])
         except KeyboardInterrupt:
             self.exit(130, f'{self.prog}: stopped\n')
         except BrokenPipeError:  # the reader of our output has gone
             os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
             self.exit(141)
         if failures:
-            self.exit(1, ''.join(f'{self.prog}: {one_line(line)}\n' for line in failures))
+            self.end(1, failures)
+
+    def end(self, status, lines):
+        self.exit(status, ''.join(f'{self.prog}: {one_line(line)}\n' for line in lines))
 
 
 def one_line(text):
@@ -156,23 +199,44 @@ def progress_bar(total, unit, metrics=()):
 
 # Files
 
+UNFINISHED = '.unfinished-'
+NUMBERS = itertools.count()
+
+
 def make_folder(folder):
-    """Makes the folder for results. Raises Refused if nothing can be written there."""
+    """Makes the folder for results, and removes what runs that were killed left in it. Raises
+    Refused if nothing can be written there."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / '.unfinished'
-        probe.touch()
-        probe.unlink()
+        for path in filter(is_left_over, folder.glob(f'{UNFINISHED}*')):
+            path.unlink(missing_ok=True)
+        with unfinished(folder) as probe:
+            pass
+        os.unlink(probe.name)
     except OSError as error:
         raise Refused(f'cannot write to {folder} ({error.strerror})') from None
 
 
-def check_spared(results, inputs):
-    """Raises Refused if one of the results (paths) would overwrite one of the inputs (paths)."""
-    inputs = {os.path.realpath(path) for path in inputs}
-    for path in results:
-        if os.path.realpath(path) in inputs:
-            raise Refused(f'{path} is an input and would be overwritten: choose another --results')
+def is_left_over(path):
+    """Whether a file is a day old, or was written by a process of this machine that is dead."""
+    try:
+        if path.is_file() and path.stat().st_mtime < time.time() - 24 * 3600:
+            return True
+        host, process, _ = path.name.removeprefix(UNFINISHED).rsplit('-', 2)
+        if host == platform.node() and os.name == 'posix':
+            os.kill(int(process), 0)  # asks only; on Windows it would be a signal
+    except ProcessLookupError:
+        return True
+    except (OSError, OverflowError, ValueError):  # it is gone, another user's, or another file
+        pass
+    return False
+
+
+def unfinished(folder):
+    """Opens a new file in a folder, under a name that no other process uses."""
+    for number in NUMBERS:
+        with contextlib.suppress(FileExistsError):
+            return open(folder / f'{UNFINISHED}{platform.node()}-{os.getpid()}-{number}', 'xb')
 
 
 def encoded(save, *arguments, **options):
@@ -182,20 +246,36 @@ def encoded(save, *arguments, **options):
     return buffer.getvalue()
 
 
-def write(path, content):
+def write(path, content, new=False):
     """Writes bytes or text to a temporary file and renames it: no half-written result is seen.
 
-    Raises Refused, with the OSError as its cause, if the file cannot be written.
+    new: whether nothing may be replaced; FileExistsError if something is there. Raises Refused,
+    with the OSError as its cause, if the file cannot be written.
     """
-    temporary = path.with_name('.unfinished-' + path.name)
     try:
-        try:
-            temporary.write_bytes(content if isinstance(content, bytes) else content.encode())
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        with unfinished(path.parent) as file:
+            try:
+                file.write(content if isinstance(content, bytes) else content.encode())
+                file.close()
+                (rename if new else os.replace)(file.name, path)
+            finally:
+                Path(file.name).unlink(missing_ok=True)
+    except FileExistsError:
+        raise
     except OSError as error:
         raise Refused(f'cannot write {path} ({error.strerror})') from error
+
+
+def rename(path, new):
+    """Renames a file. Raises FileExistsError if there is one of the new name."""
+    try:
+        os.link(path, new)
+    except FileExistsError:
+        raise
+    except (AttributeError, OSError):  # no hard links there, as on many network drives
+        if os.path.lexists(new):
+            raise FileExistsError from None
+        os.rename(path, new)
 
 
 def write_report(folder, name, figure, title, table):

@@ -13,11 +13,11 @@ about one of them: python vgg/evaluate.py mosaic --help
 from functools import partial
 import sys
 
-from common import Parser, check_spared, make_folder, write_report
+from common import Parser, make_folder, write_report
 from evaluation import flip, frame, mosaic, randomise
 from explainer import open_explainer
 from pictures import open_pictures, picture_paths
-from run import add_network_options, inputs
+from run import add_network_options
 
 # An experiment has RULES, the default of --rule; GRADIENT, whether it needs gradients; add_options
 # for options of its own; and measure, which returns the figure, a title and the table.
@@ -28,8 +28,6 @@ def evaluate(name, args):
     """Measures and reports. Returns a line for each picture that could not be read."""
     make_folder(args.results)
     paths, failed = picture_paths(args.image)
-    results = [args.results / f'{name}.png', args.results / f'{name}.txt']
-    check_spared(results, inputs(args, paths))
     explainer = open_explainer(args.weights, args.rule, args.model, args.preprocessing,
                                args.precision, gradient=EXPERIMENTS[name].GRADIENT, pictures=paths,
                                bgr=args.bgr)

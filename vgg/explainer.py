@@ -1,4 +1,5 @@
 """A network with its relevance graph: pictures in, relevance out."""
+import contextlib
 import itertools
 import math
 import os
@@ -233,7 +234,9 @@ def open_explainer(weights='imagenet', rules=DEFAULT, model=None, preprocessing=
     network = open_network(weights, preprocessing, pictures, model, bgr)
     explainer = Explainer(network, rules, precision, layers, gradient)
     needed = PEAK * explainer.picture_bytes
-    memory = os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE')
+    memory = math.inf
+    with contextlib.suppress(AttributeError, OSError, ValueError):  # Windows does not say
+        memory = os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE')
     if needed > memory:
         raise Refused(f'{network.path}: one picture of {network.size[0]}x{network.size[1]} takes '
                       f'about {needed / 1e9:.0f} GB, and this machine has {memory / 1e9:.0f}')

@@ -12,61 +12,100 @@ import csv
 import html
 import io
 import json
+import os
 from pathlib import Path
 from urllib.parse import quote
 
 from common import Parser, Refused, make_folder, write
-from results import recorded
+from heatmaps import record_in
+from results import BEGINNING, checked
 
 HERE = Path(__file__).resolve().parent
+HEAD = ['result', 'picture', 'weights', 'target', 'class', 'against', 'probability', 'logit']
+OURS = {'index.html': b'of the sheets that vgg/lrp.py draws',
+        'results.csv': ','.join(HEAD).encode()}  # what these files hold if we wrote them
+MALFORMED = AttributeError, ArithmeticError, LookupError, TypeError, ValueError
 
 
-def read_records(folder):
-    """[(file name, record)] of all results in a folder, by name."""
-    found = [(path.name, recorded(path)) for path in sorted(folder.glob('*.jpg'))]
-    return [(name, record) for name, record in found if record]
+def entries(folder):
+    """What the page and the table need of each result in a folder, by name."""
+    found = []
+    for path in sorted(filter(Path.is_file, folder.glob('[!.]*.jpg'))):
+        try:
+            with open(path, 'rb') as file:
+                record = checked(record_in(file.read(BEGINNING), '.jpg'), folder)
+            if record:
+                found.append(entry(path.name, record))
+        except (OSError, *MALFORMED):
+            continue
+    return found
 
 
 def entry(name, record):
-    """What the page needs of a result."""
-    return {'file': quote(name.encode('utf-8', 'surrogateescape')),
-            'name': encodable(Path(record['picture']).name), 'weights': record['weights'],
-            'classes': list(map(encodable, record['classes'])),
-            'probabilities': record['probabilities'], 'logits': record['logits'],
-            'rules': list(record['relevance']), 'sums': list(record['relevance'].values())}
+    """What the page and the table need of a result. Raises one of MALFORMED."""
+    against = record['options'].get('against')
+    found = {'file': quote(os.fsencode(name)), 'result': encodable(name),
+             'name': encodable(Path(record['paths']['picture']).name),
+             'picture': encodable(record['paths']['picture']),
+             'weights': encodable(record['paths']['network']),
+             'against': '' if against is None else encodable(against),
+             'targets': list(map(int, record['targets'])),
+             'classes': list(map(encodable, record['classes'])),
+             'probabilities': list(map(float, record['probabilities'])),
+             'logits': list(map(float, record['logits'])),
+             'rules': list(map(encodable, record['relevance'])),
+             'sums': [list(map(float, sums)) for sums in record['relevance'].values()]}
+    columns = [found[key] for key in ('targets', 'classes', 'probabilities', 'logits')]
+    if len(set(map(len, [*columns, *found['sums']]))) > 1:
+        raise ValueError('lists of several lengths')
+    json.dumps(found, allow_nan=False)
+    return found
 
 
-def as_csv(records):
+def as_csv(found):
     """results.csv: a line for each picture and target."""
-    rules = list(dict.fromkeys(rule for _, record in records for rule in record['relevance']))
+    rules = list(dict.fromkeys(rule for each in found for rule in each['rules']))
     table = io.StringIO()
     lines = csv.writer(table, lineterminator='\n')
-    lines.writerow(['result', 'picture', 'weights', 'target', 'class', 'against', 'probability',
-                    'logit', *(f'sum {rule}' for rule in rules)])
-    for name, record in records:
-        for k, target in enumerate(record['targets']):
-            sums = [record['relevance'][rule][k] if rule in record['relevance'] else ''
-                    for rule in rules]
-            lines.writerow([encodable(name), encodable(record['picture']), record['weights'],
-                            target, encodable(record['classes'][k]),
-                            record['options'].get('against') or '', record['probabilities'][k],
-                            record['logits'][k], *sums])
+    lines.writerow([*HEAD, *(text(f'sum {rule}') for rule in rules)])
+    for each in found:
+        sums = dict(zip(each['rules'], each['sums']))
+        for k, target in enumerate(each['targets']):
+            lines.writerow([*map(text, (each['result'], each['picture'], each['weights'])), target,
+                            text(each['classes'][k]), text(each['against']),
+                            each['probabilities'][k], each['logits'][k],
+                            *(sums[rule][k] if rule in sums else '' for rule in rules)])
     return table.getvalue()
 
 
-def encodable(text):
+def text(cell):
+    """A cell that no spreadsheet takes for a formula."""
+    return f"'{cell}" if cell.startswith(('=', '+', '-', '@', '\t', '\r')) else cell
+
+
+def encodable(name):
     """The text, with what UTF-8 cannot hold escaped."""
-    return text.encode('utf-8', 'backslashreplace').decode()
+    return name.encode('utf-8', 'backslashreplace').decode()
 
 
-def page(records):
+def page(found):
     """index.html."""
-    data = json.dumps([entry(name, record) for name, record in records],
-                      separators=(',', ':')).replace('<', '\\u003c')
-    weights = ', '.join(dict.fromkeys(record['weights'] for _, record in records))
+    data = json.dumps(found, separators=(',', ':')).replace('<', '\\u003c')
+    weights = ', '.join(dict.fromkeys(each['weights'] for each in found))
     template = (HERE / 'gallery.html').read_text(encoding='utf-8')
-    title = html.escape(f'Relevance in {len(records)} pictures by {encodable(weights)}')
+    title = html.escape(f'Relevance in {len(found)} pictures by {weights}')
     return template.replace('$TITLE', title).replace('$DATA', data)
+
+
+def put(path, content):
+    """Writes one of the gallery's files. Raises Refused if what is in its place is not ours."""
+    try:
+        old = path.read_bytes() if os.path.lexists(path) else b''
+    except OSError as error:
+        raise Refused(f'{path} cannot be read ({error.strerror})') from None
+    if old and OURS[path.name] not in old:
+        raise Refused(f'{path} was not written by this script: delete it, or rename it')
+    write(path, content)
 
 
 def make(args):
@@ -74,13 +113,13 @@ def make(args):
     if not args.results.is_dir():
         raise Refused(f'no folder {args.results}')
     make_folder(args.results)
-    records = read_records(args.results)
-    if not records:
+    found = entries(args.results)
+    if not found:
         raise Refused(f'{args.results} holds no results of vgg/lrp.py')
-    write(args.results / 'results.csv', as_csv(records))
-    write(args.results / 'index.html', page(records))
+    put(args.results / 'results.csv', as_csv(found))
+    put(args.results / 'index.html', page(found))
     print(f'wrote {args.results / "index.html"} and {args.results / "results.csv"}: '
-          f'{len(records)} pictures')
+          f'{len(found)} pictures')
 
 
 def main(argv=None):

@@ -1,15 +1,27 @@
-"""Pictures out: heatmaps in colour, a photograph beside its heatmaps, and what is said of them."""
+"""Pictures out: heatmaps in colour, a photograph beside its heatmaps, what is said of them, and the
+files that hold them.
+
+Each file carries a record in JSON: a JPEG as its comment, a PNG as the text `record`, an .npz as
+the array `record`, its first.
+"""
+import io
+import json
 import os
 
 import matplotlib
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFont, PngImagePlugin
+
+from common import Refused, encoded
 
 BAR = 44  # pixels above each panel; gallery.html cuts sheets by the same
 COLUMNS, LAYER_COLUMNS = 6, 7  # panels in a line; with VGG's five pooling layers and the pixels
 PERCENTILE = 99.5  # of |relevance| gets the full colour: single pixels must not pale the rest
 GAP = 8  # pixels between panels; gallery.html cuts sheets by the same
 KEY = 36  # pixels, below the panels, for what the colours mean
+NAME = 100  # letters, at most, of a class in a title
+HIGHEST = 65500  # pixels of a JPEG
+LONGEST = 65533  # bytes of a JPEG's comment
 
 
 def colour(r, size, cmap='seismic'):
@@ -109,10 +121,14 @@ def add_key(figure, axes, size=10):
 
 def title_of(target, probabilities, classes, against):
     """'panda 1.00' or 'panda 1.00 rather than cougar 0.00'. target, against: classes by index."""
-    title = f'{classes[target]} {probabilities[target]:.2f}'
-    if against is None:
-        return title
-    return f'{title} rather than {classes[against]} {probabilities[against]:.2f}'
+    shown = [f'{cut(classes[each])} {probabilities[each]:.2f}' for each in (target, against)
+             if each is not None]
+    return ' rather than '.join(shown)
+
+
+def cut(name):
+    """A class's name, so short that it can be drawn."""
+    return name if len(name) <= NAME else f'{name[:NAME]}...'
 
 
 def sums_in_words(result, one_sign, against):
@@ -144,3 +160,54 @@ def sums_in_words(result, one_sign, against):
     if empty:
         said.append(f'the heatmap is zero everywhere: {", ".join(empty)}')
     return '; '.join(said)
+
+
+# Files
+
+def numbers(picture, results, against, record):
+    """The contents of a picture's .npz file."""
+    first = results[0]
+    arrays = {'record': np.bytes_(as_json(record)), 'image': picture.seen, 'logits': first.logits}
+    arrays['targets'] = np.stack([result.targets for result in results])
+    for rule in first.relevance:
+        arrays[f'relevance/{rule}'] = np.stack([result.relevance[rule] for result in results])
+        for layer in first.layers.get(rule, ()):
+            stacked = np.stack([result.layers[rule][layer] for result in results])
+            arrays[f'layers/{rule}/{layer}'] = stacked
+    if against is not None:
+        arrays['against'] = np.int64(against)
+    return encoded(np.savez, **arrays)
+
+
+def png(image, record):
+    text = PngImagePlugin.PngInfo()
+    text.add_text('record', as_json(record))
+    return encoded(image.save, 'PNG', pnginfo=text)
+
+
+def jpeg(image, record, path):
+    """A JPEG; class names are cut where its comment could not hold them. Raises Refused if it
+    would be too high."""
+    if image.height > HIGHEST:
+        raise Refused(f'{path}: all heatmaps make a picture {image.height} pixels high; a JPEG has '
+                      f'at most {HIGHEST}: name fewer rules or a smaller --top')
+    while len(as_json(record)) > LONGEST and any(record.get('classes', ())):
+        record = {**record, 'classes': [name[:len(name) // 2] for name in record['classes']]}
+    return encoded(image.save, 'JPEG', quality=92, subsampling=0, comment=as_json(record).encode())
+
+
+def as_json(record):
+    return json.dumps(record, separators=(',', ':'))
+
+
+def record_in(beginning, suffix):
+    """The record in the beginning of a file, as JSON has it; None if there is none."""
+    try:
+        if suffix == '.npz':
+            name, extra = np.frombuffer(beginning, '<u2', 2, offset=26).tolist()
+            first = io.BytesIO(beginning[30 + name + extra:])  # behind the head of a zip's member
+            return json.loads(np.lib.format.read_array(first).item())
+        with Image.open(io.BytesIO(beginning), formats=['JPEG', 'PNG']) as image:
+            return json.loads(image.info['record' if image.format == 'PNG' else 'comment'])
+    except Exception:  # whatever else may stand there
+        return None

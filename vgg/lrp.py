@@ -18,16 +18,14 @@ import time
 
 import matplotlib
 
-from common import Parser, Refused, check_spared, count, make_folder
+from common import Parser, Refused, count, make_folder
 from explainer import open_explainer
 from networks.class_names import class_names, find_target
-from networks.network import digest, weight_file
+from networks.network import BUNDLED, digest, weight_file
 from pictures import picture_paths
-from results import Job, Output, Question, left, result_names
+from results import VERSION, Job, Output, Question, relative, result_names
 from rules import DEFAULT, composites_of, one_sign
-from run import add_network_options, explain_pictures, inputs, worker
-
-VERSION = 4  # of what is computed and drawn: results of another version are made again
+from run import add_network_options, explain_pictures, left, worker
 
 
 def explain(args):
@@ -35,34 +33,39 @@ def explain(args):
     begin = time.time()
     paths, failed = picture_paths(args.image)
     make_folder(args.results)
+    files = [weight_file(args.weights, args.model), args.classes]
+    before = list(map(state, files))
     output = Output(args.results, list(composites_of(args.rule)), args.top, args.cmap, args.layers,
-                    args.save_relevance, args.plain, settings(args))
-    names = result_names(paths, output.endings)
-    check_spared([file for name in names for file in output.files(name)], inputs(args, paths))
+                    args.save_relevance, args.plain, args.overwrite, run_of(args, *files))
     own, workers = worker()  # this one takes every n-th picture
-    jobs, done, refused = left(list(map(Job, names, paths))[own::workers], output, args.overwrite)
+    share = list(map(Job, result_names(paths, output.endings), paths))[own::workers]
+    jobs, refused = left(share, output)
     failed += refused
-    if done:
-        hint = '' if jobs else ' (--overwrite explains them again)'
-        print(f'{done} done before, {len(jobs)} to do{hint}', flush=True)
+    if not share:
+        print(f'worker {own + 1} of {workers}: nothing to do')
     if jobs:
-        broken = explain_with(args, jobs, output)
-        failed += broken
+        explainer = open_explainer(args.weights, args.rule, args.model, args.preprocessing,
+                                   args.precision, args.layers, bgr=args.bgr,
+                                   pictures=[job.path for job in jobs])
+        question = question_of(args, explainer)
+        if list(map(state, files)) != before:
+            raise Refused(f'{files[0]} or --classes was written to while it was read: start again')
+        explained = explain_pictures(explainer, jobs, question, output, failed, args.batch_size)
         if len(paths) > 1:
-            print(f'{len(jobs) - len(broken)} explained, {done} done before, {len(failed)} failed; '
-                  f'{time.time() - begin:.0f} seconds; results in {args.results}')
-        elif not broken:
-            print(f'wrote {output.files(names[0])[-1]}')
+            print(f'{explained} explained, {len(share) - len(jobs) - len(refused)} done before, '
+                  f'{len(failed)} failed; {time.time() - begin:.0f} seconds; results in '
+                  f'{args.results}')
+        elif explained:
+            print(f'wrote {output.files(jobs[0].name)[-1]}')
     return failed
 
 
-def explain_with(args, jobs, output):
-    """Opens the network and explains pictures. Returns a line for each that failed."""
-    explainer = open_explainer(args.weights, args.rule, args.model, args.preprocessing,
-                               args.precision, args.layers, pictures=[job.path for job in jobs],
-                               bgr=args.bgr)
-    question = question_of(args, explainer)
-    return explain_pictures(explainer, jobs, question, output, args.batch_size)
+def state(path):
+    """What changes when a file is written to or replaced; None where there is none."""
+    if not (path and path.is_file()):
+        return None
+    found = path.stat()
+    return found.st_size, found.st_mtime_ns, found.st_ino
 
 
 def question_of(args, explainer):
@@ -83,19 +86,26 @@ def question_of(args, explainer):
     return Question(network, classes, targets, against, single)
 
 
-def settings(args):
-    """What decides a result, beside the picture: the network's file and the options."""
-    path = weight_file(args.weights, args.model)
-    names = ('model', 'rule', 'target', 'top', 'against', 'preprocessing', 'bgr', 'precision',
-             'layers', 'plain', 'save_relevance', 'cmap')
+def run_of(args, weights, classes):
+    """What decides a result, beside the picture: version, network and options. Then, only to be
+    told, the network's name or path."""
+    names = ('model', 'target', 'top', 'against', 'preprocessing', 'bgr', 'precision', 'layers',
+             'plain', 'save_relevance', 'cmap')
     options = {name: getattr(args, name) for name in names}
-    options['classes'] = digest_of(args.classes)
-    return {'version': VERSION, 'weights': path.name, 'digest': digest_of(path), 'options': options}
+    options.update(rule=list(composites_of(args.rule)), classes=digest_of(classes))
+    name = args.weights
+    if name not in ('imagenet', *BUNDLED):
+        name = relative(weights, args.results)
+    return {'version': VERSION, 'network': digest_of(weights), 'options': options,
+            'paths': {'network': name}}
 
 
 def digest_of(path):
     """The digest of a file; None where there is none, about which its reader complains."""
-    return digest(path) if path and path.is_file() else None
+    try:
+        return digest(path) if path and path.is_file() else None
+    except OSError as error:
+        raise Refused(f'{path} cannot be read ({error.strerror})') from None
 
 
 def main(argv=None):
@@ -121,7 +131,8 @@ def main(argv=None):
                          help='also <name>.npz: the relevance as numbers, that of --layers, too')
     written.add_argument('--cmap', choices=matplotlib.colormaps, default='seismic',
                          metavar='NAME', help='a colour map of matplotlib (default: seismic)')
-    how.add_argument('--overwrite', action='store_true', help='replace what stands in the way')
+    how.add_argument('--overwrite', action='store_true',
+                     help='explain again what is done, and replace results of other pictures')
     parser.run(explain, argv)
 
 

@@ -1,4 +1,7 @@
 """Pictures in: paths from the command line; any file that Pillow opens as a network's input."""
+from functools import partial
+import hashlib
+import io
 import os
 from pathlib import Path
 import sys
@@ -8,10 +11,11 @@ import warnings
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from common import Refused
+from common import Refused, collected
 
 HEIGHT = 288  # pixels, of a photograph as it is drawn
 Image.MAX_IMAGE_PIXELS = 250_000_000  # Pillow refuses pictures of twice as many
+BY_OTHERS = {'EPS'}  # formats that Pillow gives to other programs, here Ghostscript
 BITS, COMPRESSION, WHITE_IS_ZERO, PLANES = 258, 259, 262, 284  # tags of TIFF
 LARGEST, SAMPLE_FORMAT = 281, 339
 TIFF = ('a TIFF whose channels or bits Pillow does not read, such as 16 bits with alpha or colours '
@@ -62,7 +66,8 @@ def read_list(argument):
 def in_folder(folder):
     """The files in a folder that are pictures by their names. Raises Refused if there are none."""
     forms = Image.registered_extensions().items()
-    endings = {ending for ending, form in forms if form in Image.OPEN} - {'.h5', '.hdf'}
+    endings = {ending for ending, form in forms if form in Image.OPEN and form not in BY_OTHERS}
+    endings -= {'.h5', '.hdf'}
     try:
         inside = [path for path in folder.iterdir() if not path.name.startswith('.')]
     except OSError as error:
@@ -81,14 +86,16 @@ class Picture(NamedTuple):
     photograph: Image.Image  # to be drawn: RGB, HEIGHT high, a third of that to three times as wide
     seen: np.ndarray  # what the network sees, uint8: the whole picture at its size
     note: str = ''  # what was assumed
+    digest: str = ''  # of the file's content
 
 
 def open_picture(path, size):
     """Reads a picture for a network of this size (height, width, channels). Raises Refused."""
-    image, note = open_whole(path)
+    content = read_file(path)
+    image, note = decoded(path, content)
     width = min(max(round(HEIGHT * image.width / image.height), HEIGHT // 3), 3 * HEIGHT)
     photograph = image.resize((width, HEIGHT), Image.Resampling.LANCZOS)
-    return Picture(photograph, squashed(image, size), note)
+    return Picture(photograph, squashed(image, size), note, digest_of(content))
 
 
 def first_picture(paths, size):
@@ -103,13 +110,7 @@ def first_picture(paths, size):
 
 def open_pictures(paths, size):
     """The Pictures for a network of this size, and a line for each that cannot be read."""
-    pictures, failed = [], []
-    for path in paths:
-        try:
-            pictures.append(open_picture(path, size))
-        except Refused as error:
-            failed.append(str(error))
-    return pictures, failed
+    return collected([partial(open_picture, path, size) for path in paths])
 
 
 def squashed(image, size):
@@ -127,29 +128,45 @@ def resized(pixels, height, width):
     return np.asarray(image).reshape(height, width, -1)
 
 
-def open_whole(path):
-    """A picture in RGB at its own size: first frame, upright, transparency over white; and a note.
-
-    Raises Refused if there is no such file or Pillow cannot read it.
-    """
+def read_file(path):
+    """The content of a picture's file. Raises Refused if the system cannot read it."""
     if not os.path.isfile(path):
         kind = 'a folder' if os.path.isdir(path) else 'not a regular file'
         kind = kind if os.path.exists(path) else 'no such file'
         raise Refused(f'{path}: {kind}')
     try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise Refused(f'{path} cannot be read ({error.strerror})') from error
+
+
+def digest_of(content):
+    """The SHA-256 of a picture's content, cut."""
+    return hashlib.sha256(content).hexdigest()[:16]
+
+
+def decoded(path, content):
+    """A picture in RGB at its own size: first frame, upright, transparency over white; and a note.
+
+    Raises Refused if Pillow cannot read it.
+    """
+    try:
         with warnings.catch_warnings():
             warnings.simplefilter('ignore')  # odd metadata; of large pictures the error is enough
-            with Image.open(path) as image:
+            Image.init()
+            formats = [form for form in Image.ID if form not in BY_OTHERS]
+            with Image.open(io.BytesIO(content), formats=formats) as image:
                 return to_rgb(ImageOps.exif_transpose(image), tags_of(image))
     except Exception as error:  # Pillow raises of all kinds
-        kind = kind_of_unread(path) if isinstance(error, UnidentifiedImageError) else None
-        raise Refused(f'{path}: not a picture that can be read ({kind or error})') from None
+        reason = error
+        if isinstance(error, UnidentifiedImageError):
+            reason = kind_of_unread(content) or 'of no format that Pillow decodes'
+        raise Refused(f'{path}: not a picture that can be read ({reason})') from None
 
 
-def kind_of_unread(path):
+def kind_of_unread(content):
     """What a file is that Pillow knows only in part, and what to do; None for others."""
-    with open(path, 'rb') as file:
-        head = file.read(12)
+    head = content[:12]
     return next((kind for start, kind in UNREADABLE.items()
                  if head.startswith(start) or head[4:].startswith(start)), None)
 

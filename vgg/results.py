@@ -1,25 +1,30 @@
 """The files of one picture: their names, whose they are, whether they are done, what is in them.
 
-A result says in its JPEG comment, a line of JSON, of which picture, network and options it is.
+Every file carries a record of the picture, network and options that it was made from.
 """
+import contextlib
 import itertools
-import json
 import os
 from pathlib import Path
+import re
 from typing import NamedTuple
-import zipfile
 
 import numpy as np
-from PIL import Image, PngImagePlugin
+from PIL import Image
 
-from common import Refused, encoded, write
-from heatmaps import LAYER_COLUMNS, colour, laid_over, sheet, sums_in_words, title_of
-from networks.network import Network, digest
-from pictures import open_whole, squashed
+from common import Refused, write
+from heatmaps import (
+    LAYER_COLUMNS, colour, jpeg, laid_over, numbers, png, record_in, sheet, sums_in_words, title_of)
+from networks.network import Network
+from pictures import decoded, digest_of, read_file
 
-RECORD = {'picture', 'stamp', 'weights', 'options', 'targets', 'classes', 'probabilities', 'logits',
-          'relevance'}  # what a record says
-HIGHEST = 65500  # pixels of a JPEG
+VERSION = 5  # of what is computed and drawn: results of another version are made again
+SIDE = 4096  # pixels, at most, of a photograph under a heatmap
+BEGINNING = 2 ** 20  # bytes in which a file's record lies
+SHAPES = {  # how a whole file begins; how long its end is, and how that begins
+    '.jpg': (b'\xff\xd8', 2, b'\xff\xd9'), '.png': (b'\x89PNG', 12, b'\0\0\0\0IEND'),
+    '.npz': (b'PK\3\4', 22, b'PK\5\6')}
+WRITTEN_BY = {'.jpg': 'layers', '.png': 'plain', '.npz': 'save_relevance'}  # the options
 
 
 class Job(NamedTuple):
@@ -49,7 +54,8 @@ class Output(NamedTuple):
     layers: bool = False  # <name>_layers.jpg, too
     numbers: bool = False  # <name>.npz, too
     plain: bool = False  # <name>_<rule>.png and <name>_<rule>_over.png, too
-    run: dict = {}  # what decides the results beside the picture: the network and the options
+    overwrite: bool = False  # whether results of other pictures may be replaced
+    run: dict = {}  # the record without what it says of the picture
 
     @property
     def endings(self):
@@ -74,86 +80,143 @@ def plain_ending(rule, k, kind):
 
 def result_names(paths, endings):
     """A name for each picture's results: no two files are alike, even if capitals do not count."""
-    taken, names = set(), []
+    taken, names, numbers = set(), [], {}
     for path in paths:
         stem = shortened(os.path.splitext(os.path.basename(path))[0])
-        for number in itertools.count(1):
+        for number in itertools.count(numbers.get(stem.lower(), 1)):
             name = f'{stem}_{number}' if number > 1 else stem
             files = {f'{name}{ending}'.lower() for ending in endings}
             if taken.isdisjoint(files):
                 break
         taken |= files
+        numbers[stem.lower()] = number + 1
         names.append(name)
     return names
 
 
 def shortened(name, limit=180):
-    """The name, cut where a file system could not hold it with all that is appended."""
-    while len(os.fsencode(name)) > limit:
-        name = name[:-1]
-    return name
+    """The name as any file system can hold it, with all that is appended."""
+    name = re.sub(r'[<>:"|?*\\]', '_', name)  # Windows has no such names
+    sizes = itertools.accumulate(len(os.fsencode(letter)) for letter in name)
+    return name[:sum(size <= limit for size in sizes)]
 
 
 # Whose a file is, and what is done
 
-def left(jobs, output, overwrite):
-    """The jobs that are to be done, how many are done, and a line for each that is refused."""
-    todo, failed = [], []
-    for job in jobs:
-        try:
-            if overwrite or not is_done(job, output):
-                todo.append(job)
-        except Refused as error:
-            failed.append(str(error))
-    return todo, len(jobs) - len(todo) - len(failed), failed
-
-
-def is_done(job, output):
-    """Whether the picture, as it is now, has its results, made with the options of this run.
-
-    Raises Refused if the result of another picture or any other file stands in their place.
-    """
+def what_is_wrong(job, output):
+    """The job, and why it is to be done: words if there are results, '' if there are none; None if
+    it is done. Raises Refused if what stands in their place may not be replaced."""
     files = output.files(job.name)
-    for file in files:
-        if os.path.lexists(file) and recorded(file) is None:
-            raise Refused(f'{job.path}: {file} exists and is not a result of this script; choose '
-                          'another --results, or --overwrite')
-    record = recorded(files[-1])
+    if not any(map(os.path.lexists, files)):
+        return job, ''
+    wanted = record_of(job, digest_of(read_file(job.path)), output)
+    found = standing(job, wanted, output)
+    wrong = [difference(found[file], wanted) for file in reversed(files)]  # first of the JPG
+    return job, '' if output.overwrite else next(filter(None, wrong), None)
+
+
+def difference(found, wanted):
+    """What is wrong with a result by its record, in words; None if nothing is."""
+    if not found:
+        return 'incomplete'
+    if found['version'] != wanted['version']:
+        return 'made by another version of this script'
+    if found['network'] != wanted['network']:
+        name, now = found['paths']['network'], wanted['paths']['network']
+        return f'made with {"another " if name == now else ""}{name}'
+    options = [f'--{name.replace("_", "-")}' for name, value in wanted['options'].items()
+               if found['options'].get(name) != value]
+    if options:
+        return f'made with other options: {" ".join(options)}'
+    if found['picture'] != wanted['picture']:
+        return 'made of what the picture was then'
+    return None if found['whole'] else 'incomplete'
+
+
+def standing(job, wanted, output):
+    """{file: its record} of a picture's files, as `look` gives it."""
+    *_, jpg = files = output.files(job.name)
+    beside = look(job, jpg, wanted, output)
+    return {file: look(job, file, wanted, output, beside) for file in files}
+
+
+def look(job, file, wanted, output, beside=None):
+    """The record of a file that is ours, with `whole`: whether it ends where it should. {} if it is
+    empty; None if there is none.
+
+    beside: the record of the JPG. If it says that such a file was written, one that is cut short is
+    ours without a record, too, and so is one of the version before. Raises Refused if the file is
+    not ours, or the result of another picture: of other content at another path.
+    """
+    beginning, whole = ends_of(job, file)
+    if not beginning:
+        return None if beginning is None else {}
+    record = checked(record_in(beginning, file.suffix), file.parent)
+    if beside and not record and beside['options'].get(WRITTEN_BY[file.suffix]):
+        start, *_ = SHAPES[file.suffix]
+        cut_short = not whole and start.startswith(beginning[:len(start)])
+        if cut_short or beside['version'] != VERSION:
+            record, whole = beside, False
     if not record:
-        return False
-    stamp = stamp_of(job.path)
-    if record['picture'] != os.fspath(job.path) and record['stamp'] != stamp:
-        raise Refused(f'{job.path}: {files[-1]} is the result of {record["picture"]}; choose '
-                      'another --results, or --overwrite')
-    wanted = dict(output.run, picture=os.fspath(job.path), stamp=stamp)
-    same = all(record.get(key) == value for key, value in wanted.items())
-    return same and all(map(os.path.exists, files))
+        raise Refused(f'{job.path}: {file} is not a result of this script: delete it, or choose '
+                      'another --results')
+    path, same = record['paths']['picture'], record['picture'] == wanted['picture']
+    if not (same or path == wanted['paths']['picture'] or output.overwrite):
+        other = os.path.normpath(output.folder / path)
+        raise Refused(f'{job.path}: {file} is the result of {other}: delete it, choose another '
+                      '--results, or --overwrite')
+    return {**record, 'whole': whole}
 
 
-def stamp_of(path):
-    """What changes with a picture's content: its size and its SHA-256, cut; None without a file."""
-    return [os.path.getsize(path), digest(path)[:16]] if os.path.isfile(path) else None
-
-
-def recorded(path):
-    """The record in a result; {} in a result without one, such as a heatmap; else None."""
+def ends_of(job, file):
+    """The beginning of a file, None without one; and whether it ends where it should."""
+    _, length, end = SHAPES[file.suffix]
     try:
-        if path.suffix == '.npz':
-            with zipfile.ZipFile(path) as archive:
-                names = archive.namelist()
-            return {} if any(name.startswith('relevance/') for name in names) else None
-        with Image.open(path, formats=['JPEG', 'PNG']) as image:
-            if image.format == 'PNG':
-                return {} if 'relevance' in image.info else None
-            record = json.loads(image.info['comment'])
-        return (record if RECORD <= record.keys() else {}) if 'relevance' in record else None
-    except Exception:  # whatever else may stand there
+        if os.path.lexists(file) and not os.path.isfile(file):
+            return b'no file', True
+        with open(file, 'rb') as opened:
+            beginning = opened.read(BEGINNING)
+            opened.seek(max(0, os.path.getsize(file) - length))
+            return beginning, opened.read().startswith(end)
+    except FileNotFoundError:
+        return None, False
+    except OSError as error:
+        raise Refused(f'{job.path}: {file} cannot be read ({error.strerror})') from error
+
+
+def checked(record, folder):
+    """A record as today's are, if it is one of this script or of its version before; else None."""
+    try:
+        if 'stamp' in record:
+            paths = {'picture': relative(record['picture'], folder), 'network': record['weights']}
+            record = {**record, 'picture': record['stamp'][1], 'network': record['digest'],
+                      'paths': paths}
+        texts = [record['picture'], record['network'], record['paths']['picture'],
+                 record['paths']['network']]
+        typed = isinstance(record['options'], dict) and isinstance(record['version'], int)
+        return record if typed and all(isinstance(text, str) for text in texts) else None
+    except (AttributeError, LookupError, TypeError, ValueError):
         return None
+
+
+def record_of(job, digest, output):
+    """The record of a picture's files."""
+    paths = {**output.run['paths'], 'picture': relative(job.path, output.folder)}
+    return {**output.run, 'picture': digest, 'paths': paths}
+
+
+def relative(path, folder):
+    """The path as seen from a folder; on another drive of Windows the whole path."""
+    path = os.path.join(os.path.realpath(os.path.dirname(path)), os.path.basename(path))
+    try:
+        return os.path.relpath(path, os.path.realpath(folder))
+    except ValueError:
+        return path
 
 
 # What is written
 
-def save(job, stamp, picture, results, question, output):
+def save(job, picture, results, question, output):
     """Draws and writes all files of a picture, the JPG last. Returns the lines to print.
 
     results: an Explanation of this picture for each target, without a first axis. Raises Refused
@@ -166,13 +229,29 @@ def save(job, stamp, picture, results, question, output):
     classes, against = question.classes, question.against
     probabilities = question.network.probabilities(results[0].logits)
     titles = [title_of(each.targets, probabilities, classes, against) for each in results]
-    record = {**output.run, 'picture': os.fspath(job.path), 'stamp': stamp,
-              **measured(results, probabilities, classes)}
-    for ending, content in contents(job, picture, results, titles, against, record, output):
-        write(output.folder / f'{job.name}{ending}', content)
+    record = record_of(job, picture.digest, output)
+    values = measured(results, probabilities, classes)
+    files = list(contents(job, picture, results, titles, against, record, values, output))
+    put(job, files, record, output)
     note = f' ({picture.note})' if picture.note else ''
     return [f'{job.path}: {title}, {sums_in_words(result, question.one_sign, against)}{note}'
             for title, result in zip(titles, results)]
+
+
+def put(job, files, record, output):
+    """Writes a picture's files, of these contents, the JPG last. The old JPG goes first; before it
+    only what without it would not be known to be ours."""
+    found = standing(job, record, output)
+    *_, jpg = found
+    for file, each in found.items():
+        if each is not None and (file == jpg or not each.get('whole')):
+            file.unlink(missing_ok=True)
+    for file, content in zip(found, files):
+        while True:
+            there = look(job, file, record, output)  # by now
+            with contextlib.suppress(FileExistsError):  # another run was quicker
+                write(file, content, new=there is None)
+                break
 
 
 def measured(results, probabilities, classes):
@@ -185,61 +264,37 @@ def measured(results, probabilities, classes):
                                  for result in results] for rule in results[0].relevance}}
 
 
-def contents(job, picture, results, titles, against, record, output):
-    """Yields the ending and the bytes of each of a picture's files, the JPG last."""
+def contents(job, picture, results, titles, against, record, values, output):
+    """Yields the bytes of a picture's files, in the order of their endings.
+
+    values: what the JPG says, too.
+    """
     maps = [{rule: r.sum(-1) for rule, r in result.relevance.items()} for result in results]
     if output.numbers:
-        yield '.npz', numbers(picture, results, against)
+        yield numbers(picture, results, against, record)
     if output.plain:
         photograph = unchanged(job.path, picture)
         for k, rule in itertools.product(range(output.top), output.rules):
             image = colour(maps[k][rule], photograph.size, output.cmap)
-            yield plain_ending(rule, k, ''), png(image, rule)
+            yield png(image, record)
             image = laid_over(photograph, maps[k][rule], output.cmap)
-            yield plain_ending(rule, k, '_over'), png(image, rule)
+            yield png(image, record)
     if output.layers:
         rows = [(f'{title}, {rule}', result.layers[rule])
                 for title, result in zip(titles, results) for rule in output.rules]
         image = sheet(picture.photograph, rows, output.cmap, LAYER_COLUMNS)
-        yield '_layers.jpg', jpeg(image, {'relevance': 'layers'}, job.path)
+        yield jpeg(image, record, job.path)
     image = sheet(picture.photograph, list(zip(titles, maps)), output.cmap)
-    yield '.jpg', jpeg(image, record, job.path)
+    yield jpeg(image, {**record, **values}, job.path)
 
 
 def unchanged(path, picture):
-    """The photograph at its own size. Raises Refused if it is not the picture explained."""
-    photograph, _ = open_whole(path)
-    if not np.array_equal(squashed(photograph, picture.seen.shape), picture.seen):
+    """The photograph at its own size, or smaller. Raises Refused if it is not the one explained."""
+    content = read_file(path)
+    if digest_of(content) != picture.digest:
         raise Refused(f'{path} changed while it was explained')
+    photograph, _ = decoded(path, content)
+    photograph.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
     return photograph
 
 
-def numbers(picture, results, against):
-    """The contents of a picture's .npz file."""
-    first = results[0]
-    arrays = {'image': picture.seen, 'logits': first.logits}
-    arrays['targets'] = np.stack([result.targets for result in results])
-    for rule in first.relevance:
-        arrays[f'relevance/{rule}'] = np.stack([result.relevance[rule] for result in results])
-        for layer in first.layers.get(rule, ()):
-            stacked = np.stack([result.layers[rule][layer] for result in results])
-            arrays[f'layers/{rule}/{layer}'] = stacked
-    if against is not None:
-        arrays['against'] = np.int64(against)
-    return encoded(np.savez, **arrays)
-
-
-def png(image, rule):
-    """A PNG that says that it is a heatmap."""
-    text = PngImagePlugin.PngInfo()
-    text.add_text('relevance', rule)
-    return encoded(image.save, 'PNG', pnginfo=text)
-
-
-def jpeg(image, record, path):
-    """A JPEG with the record as its comment. Raises Refused if it would be too high."""
-    if image.height > HIGHEST:
-        raise Refused(f'{path}: all heatmaps make a picture {image.height} pixels high; a JPEG has '
-                      f'at most {HIGHEST}: name fewer rules or a smaller --top')
-    comment = json.dumps(record, separators=(',', ':')).encode()
-    return encoded(image.save, 'JPEG', quality=92, subsampling=0, comment=comment)

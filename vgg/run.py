@@ -1,11 +1,11 @@
 """Takes a list of pictures, of any length, through the network and into files.
 
 One thread decodes pictures ahead of the network, another draws and writes behind it. Several
-machines can share a list. After an interruption the same command goes on where it stopped: a
-picture is done when its JPG, which is written last, says so.
+machines can share a list. After an interruption the same command goes on where it stopped.
 """
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
-import errno
+from functools import partial
 import itertools
 import os
 from pathlib import Path
@@ -14,15 +14,27 @@ import sys
 
 import numpy as np
 
-from common import Refused, Stopped, count, one_line, precision, progress_bar, tf
+from common import Refused, Stopped, collected, count, one_line, precision, progress_bar, tf
 from model import DEPTHS
-from networks.network import BUNDLED
 from networks.preprocessing import MODES
 from pictures import open_picture
-from results import save, stamp_of
+from results import save, what_is_wrong
 from rules import COMPOSITES
 
 HERE = Path(__file__).resolve().parent
+ABOUT = {  # what one sees by each rule
+    'epsilon-gamma-box': 'what speaks for and against this class',
+    'deep-taylor': 'what the features respond to, whatever the class',
+    'zplus': 'like deep-taylor, but black pixels get nothing',
+    'wsquare': 'like deep-taylor, but bright and dark pixels count alike',
+    'epsilon': 'gradient x input in networks of ReLUs; noisy',
+    'alpha1beta0': 'like zplus, but biases keep a part',
+    'alpha2beta1': 'what excites the features in red, what inhibits them in blue',
+    'epsilon-plus': 'what speaks for and against this class',
+    'epsilon-plus-flat': 'likewise; smoother',
+    'epsilon-alpha2beta1': 'what speaks for and against this class; sharper, more blue',
+    'epsilon-alpha2beta1-flat': 'likewise; smoother',
+    'montavon2019': "the rules of the authors' tutorial"}
 
 
 def add_network_options(parser, default):
@@ -30,6 +42,8 @@ def add_network_options(parser, default):
 
     default: the rules that are used if none are named.
     """
+    parser.epilog = '\n'.join(['what one sees, by rule:',
+                               *(f'  {name:26}{ABOUT.get(name, "")}' for name in COMPOSITES)])
     network, what, how = map(parser.add_argument_group,
                              ('the network', 'what is explained', 'how it is run'))
     parser.add_argument('image', nargs='+', metavar='IMAGE',
@@ -47,7 +61,7 @@ def add_network_options(parser, default):
     network.add_argument('--bgr', action='store_true',
                          help='pictures were read as blue, green, red for your model, as by cv2')
     what.add_argument('--rule', nargs='+', choices=COMPOSITES, default=default, metavar='R',
-                      help=f'after the pictures: any of {", ".join(COMPOSITES)} (default: '
+                      help=f'after the pictures: rules, listed below (default: '
                            f'{" ".join(default)})')
     how.add_argument('--batch-size', type=count, metavar='N',
                      help='pictures explained at once (default: up to 8, as memory allows)')
@@ -58,15 +72,6 @@ def add_network_options(parser, default):
     how.add_argument('--results', type=Path, default=HERE / 'results', metavar='DIR',
                      help='default: vgg/results')
     return network, what, how
-
-
-def inputs(args, paths):
-    """All files that a command reads, pictures among them."""
-    lists = [argument[1:] for argument in [*args.image, *getattr(args, 'others', [])]
-             if argument.startswith('@')]
-    files = [getattr(args, name, None) for name in ('weights', 'classes')]
-    files = [path for path in files if path and path not in ('imagenet', *BUNDLED)]
-    return [*paths, *lists, *files]
 
 
 def worker():
@@ -94,29 +99,42 @@ def worker():
         raise Refused(f'{name} does not say which worker of how many this is: {reason}') from None
 
 
-def explain_pictures(explainer, jobs, question, output, batch_size=None):
-    """Explains pictures (Jobs) and writes their results.
+def left(jobs, output):
+    """The jobs that are to be done, and a line for each that is refused. Prints how many are done,
+    and why others are made again."""
+    found, refused = collected([partial(what_is_wrong, job, output) for job in jobs])
+    todo = [job for job, reason in found if reason is not None]
+    if len(todo) < len(found):
+        hint = '' if todo else ' (--overwrite explains them again)'
+        print(f'{len(found) - len(todo)} done before, {len(todo)} to do{hint}', flush=True)
+    for reason, number in Counter(reason for _, reason in found if reason).items():
+        print(f'{number} made again: {"it was" if number == 1 else "they were"} {reason}')
+    return todo, refused
 
-    Prints a line for each target of a picture. Returns a line for each picture that failed. Raises
-    Stopped after an interruption, once the running batch is written.
+
+def explain_pictures(explainer, jobs, question, output, failed, batch_size=None):
+    """Explains pictures (Jobs) and writes their results. Returns how many.
+
+    Prints a line for each target of a picture, and adds one to `failed` for each picture that
+    fails. Raises Stopped after an interruption, once the running batch is written.
     """
     size = batch_size or explainer.batch_size
     batches = [jobs[i:i + size] for i in range(0, len(jobs), size)]
-    progress, failed, drawing = Progress(len(jobs)), [], []
+    progress, drawing = Progress(len(jobs), failed), []
     with ThreadPoolExecutor(1) as decoder, ThreadPoolExecutor(1) as painter, Stop() as stop:
-        for reading in read_ahead(decoder, batches, explainer.network.size):
-            opened, unread = finished(reading)
-            results = explanations(explainer, [picture.seen for *_, picture in opened], question)
-            failed += progress.show(drawing, unread)
+        for batch in read_ahead(decoder, batches, explainer.network.size):
+            opened, unread = collected([task.result for task in batch])
+            results = explanations(explainer, [picture.seen for _, picture in opened], question)
+            progress.show(drawing, unread)
             drawing = [painter.submit(save, *each, result, question, output)
                        for each, result in zip(opened, results)]
             if stop.number:
                 break
-        failed += progress.show(drawing)
+        progress.show(drawing)
     if stop.number:
         raise Stopped(stop.number, f'stopped: {progress.done} of {len(jobs)} pictures are '
-                                   'done; the same command goes on from there')
-    return failed
+                                   'done; the same command goes on from there', failed)
+    return progress.explained
 
 
 def read_ahead(decoder, batches, size):
@@ -131,9 +149,8 @@ def read_ahead(decoder, batches, size):
 
 
 def read(job, size):
-    """The job, the stamp of its picture, and its Picture."""
-    stamp = stamp_of(job.path)
-    return job, stamp, open_picture(job.path, size)
+    """The job, and its Picture."""
+    return job, open_picture(job.path, size)
 
 
 def explanations(explainer, images, question):
@@ -146,41 +163,27 @@ def explanations(explainer, images, question):
             for i in range(len(images))]
 
 
-def finished(tasks):
-    """What tasks return, and a line for each that failed.
-
-    Raises Refused if the disk is full: then the others would fail, too.
-    """
-    values, failed = [], []
-    for task in tasks:
-        try:
-            values.append(task.result())
-        except Refused as error:
-            if getattr(error.__cause__, 'errno', None) in (errno.ENOSPC, errno.EDQUOT):
-                raise
-            failed.append(str(error))
-    return values, failed
-
-
 class Progress:
-    """Prints the lines of pictures, above a bar on a terminal."""
+    """Prints the lines of pictures, above a bar on a terminal, and keeps those of failed ones."""
 
-    def __init__(self, total):
+    def __init__(self, total, failed):
         on_terminal = sys.stdout.isatty() and total > 1
-        self.done, self.bar = 0, progress_bar(total, 'picture') if on_terminal else None
+        self.done, self.explained, self.failed = 0, 0, failed
+        self.bar = progress_bar(total, 'picture') if on_terminal else None
 
     def show(self, drawing, unread=()):
-        """Shows the lines of pictures once they are drawn. Returns a line for each that failed.
+        """Shows the lines of pictures once they are drawn.
 
         drawing: the tasks; unread: a line for each picture that could not be read.
         """
-        pictures, failed = finished(drawing)
+        pictures, undrawn = collected([task.result for task in drawing])
         for line in itertools.chain(*pictures):
             print('\r\x1b[K' + one_line(line) if self.bar else one_line(line), flush=True)
+        self.failed += [*undrawn, *unread]
+        self.explained += len(pictures)
         self.done += len(drawing) + len(unread)
         if self.bar:
             self.bar.update(self.done)
-        return [*failed, *unread]
 
 
 class Stop:
@@ -190,7 +193,7 @@ class Stop:
 
     def __enter__(self):
         self.before = {number: signal.signal(number, self.note)
-                       for number in (signal.SIGINT, signal.SIGTERM)}
+                       for number in {signal.SIGINT, getattr(signal, 'SIGTERM', signal.SIGINT)}}
         return self
 
     def note(self, number, frame):
