@@ -13,6 +13,7 @@ from networks.network import open_network
 from rules import DEFAULT, composites_of, relevance, start
 
 ACTIVATIONS = 2e9  # bytes that the outputs of all layers take for one batch, at most
+LAST, WIDE = 'last', 7  # LAST: the last layer that is WIDE pixels wide, see `last_wide`
 PEAK = 3  # times as much memory is in use while relevance is computed
 
 
@@ -26,21 +27,32 @@ class Explanation(NamedTuple):
     layers: dict  # {rule: {layer: [n, height, width]}}, summed over channels, if asked for
 
 
+class Channels(NamedTuple):
+    """What the channels of one layer had to do with the logits of n pictures."""
+
+    logits: np.ndarray  # [n, classes]
+    targets: np.ndarray  # [n], classes
+    maps: dict  # {rule: [n, h, w, channels]}, relevance of the layer's outputs
+    heatmaps: dict  # {rule: [n, height, width, 3]}, of the pixels by the channels asked for alone
+
+
 class Explainer:
     """A network, its relevance graph for some rules, and the session that runs them; built once.
 
     rules: names, or {name: Composite}; layers: whether the relevance inside the network is wanted,
-    too; gradient: whether `gradient_times_input` is.
+    too; gradient: whether `gradient_times_input` is; channels_of: the layer whose `channels` are,
+    by name, or LAST.
     """
 
-    def __init__(self, network, rules=DEFAULT, precision='float32', layers=False, gradient=False):
+    def __init__(self, network, rules=DEFAULT, precision='float32', layers=False, gradient=False,
+                 channels_of=None):
         self.precision, self.variables, self.weights = precision, {}, {}
         shape = network.preprocess(np.zeros((1, *network.size), np.float32)).shape[1:]
         arrays = {name: read() for name, read in network.read.items()}
         with tf.Graph().as_default() as graph:
             self.session = open_session()
             self.load(network, arrays)
-            self.build(network, shape, composites_of(rules), layers, gradient)
+            self.build(network, shape, composites_of(rules), layers, gradient, channels_of)
             self.derive(self.weights.values())
             graph.finalize()  # no batch adds to it
         self.network = network._replace(read={}, keras=None)  # lets go of what was read
@@ -71,7 +83,7 @@ class Explainer:
         for variables in itertools.zip_longest(*(each.kept for each in weights)):
             self.session.run([each.initializer for each in variables if each is not None])
 
-    def build(self, network, shape, composites, layers, gradient):
+    def build(self, network, shape, composites, layers, gradient, channels_of):
         """The forward pass and, for each composite, the backward pass."""
         dtype = 'float64' if self.precision == 'float64' else 'float32'
         self.pixels = tf.placeholder(dtype, [None, *shape])
@@ -82,6 +94,8 @@ class Explainer:
         self.logits = a[table[-1].name]
         targets, chosen = self.choose()
         self.results = Explanation(self.logits, targets, {}, {}, {})
+        if channels_of:
+            self.mark(channels_of, a, targets)
         shown = stages(network, a) if layers else []
         for name, composite in composites.items():
             first = start(composite, table, self.logits, chosen)
@@ -91,8 +105,27 @@ class Explainer:
             self.results.started[name] = tf.reduce_sum(first * tf.maximum(chosen, 0.0), -1)
             self.results.layers[name] = {each: tf.reduce_sum(tf.cast(r[each], tf.float32), -1)
                                          for each in shown}
+            if channels_of:
+                if self.layer not in r:
+                    raise Refused(f'no relevance passes through {self.layer} (--layer)')
+                marked = r[self.layer] * tf.cast(self.mask, r[self.layer].dtype)[:, None, None]
+                below = relevance(composite, table, a, self.weights, marked, self.layer)[PIXELS]
+                self.parts.maps[name] = tf.cast(r[self.layer], self.logits.dtype)
+                self.parts.heatmaps[name] = tf.reverse(below, [-1]) if network.bgr else below
         if gradient:
             self.gradient, = tf.gradients(self.logits * chosen, self.pixels)
+            if channels_of:
+                self.slope, = tf.gradients(self.logits * chosen, self.activation)
+
+    def mark(self, name, a, targets):
+        """Notes the layer whose channels are asked for: its name, or LAST."""
+        self.passed = passed(self.table, a)
+        self.layer = last_wide(self.table, a, self.passed) if name == LAST else name
+        if len(a.get(self.layer, self.logits).shape) != 4:
+            raise Refused(f'no layer {name} with maps (--layer list names them)')
+        self.activation = a[self.layer]  # [n, h, w, channels]
+        self.mask = tf.placeholder(self.logits.dtype, [None, self.activation.shape[-1]])
+        self.parts = Channels(self.logits, targets, {}, {})
 
     @property
     def batch_size(self):
@@ -119,6 +152,19 @@ class Explainer:
         """
         return self.session.run(self.results, self.feed(images, targets, against))
 
+    def channels(self, images, mask=None, targets=None, against=None):
+        """Explains one class in each picture by some channels of a layer (Concept Relevance
+        Propagation, Achtibat et al. 2023). Returns Channels; heatmaps only with a mask.
+
+        mask: [n, channels]. The backward pass begins anew from the layer's relevance times the
+        mask, and what bypasses the layer is left out. Other arguments are like those of an
+        explanation.
+        """
+        feed, wanted = self.feed(images, targets, against), self.parts._replace(heatmaps={})
+        if mask is not None:
+            feed[self.mask], wanted = mask, self.parts
+        return self.session.run(wanted, feed)
+
     def gradient_times_input(self, images, targets=None, against=None):
         """The gradient of the targets' logits, minus that of `against`, times the first layer's
         inputs: [n, height, width, channels], whose channels are those of the first layer.
@@ -138,9 +184,21 @@ class Explainer:
                 self.target: targets,
                 self.against: np.full(len(images), -1 if against is None else against)}
 
-    def classify(self, images):
-        """The logits [n, classes] of pictures [n, height, width, channels], uint8."""
-        return self.session.run(self.logits, {self.pixels: self.prepared(images)})
+    def classify(self, images, activations=None):
+        """The logits [n, classes] of pictures [n, height, width, channels], uint8.
+
+        activations: [n, h, w, channels], which take the place of those of the layer whose
+        `channels` are; None for its own.
+        """
+        feed = {self.pixels: self.prepared(images)}
+        if activations is not None:
+            feed[self.activation] = activations
+        return self.session.run(self.logits, feed)
+
+    def activations(self, images):
+        """Those of the layer whose `channels` are, and the gradient of the most likely class's
+        logit with respect to them: [n, h, w, channels], [n, h, w, channels]."""
+        return self.session.run([self.activation, self.slope], self.feed(images, None, None))
 
     def prepared(self, images):
         """The first layer's inputs [n, height, width, channels] for pictures, floats."""
@@ -203,6 +261,20 @@ def bounds_behind(layer, low, high):
     return low, high
 
 
+def passed(layers, a):
+    """The layers with maps that all relevance passes through, the picture first.
+
+    a: {layer name: activation}.
+    """
+    readers = {name: i for i, layer in enumerate(layers) for name in layer.inputs}
+    found, reach = [PIXELS], readers[PIXELS]
+    for i, layer in enumerate(layers):
+        if reach <= i and a[layer.name].shape.rank == 4:
+            found.append(layer.name)
+        reach = max(reach, readers.get(layer.name, 0))
+    return found
+
+
 def stages(network, a):
     """The layers whose relevance --layers shows: the picture, and the first layer at each smaller
     size of the maps. All relevance passes through each of them.
@@ -210,21 +282,31 @@ def stages(network, a):
     In VGG these are the pooling layers. a: {layer name: activation}. Raises Refused if no layer
     makes its maps smaller.
     """
-    readers = {name: i for i, layer in enumerate(network.layers) for name in layer.inputs}
-    found, side, reach = [PIXELS], a[PIXELS].shape[1], readers[PIXELS]
-    for i, layer in enumerate(network.layers):
-        shape = a[layer.name].shape
-        if reach <= i and shape.rank == 4 and 1 < shape[1] < side:
-            found.append(layer.name)
-            side = shape[1]
-        reach = max(reach, readers.get(layer.name, 0))
+    found = []
+    for name in passed(network.layers, a):
+        if not found or 1 < a[name].shape[1] < a[found[-1]].shape[1]:
+            found.append(name)
     if len(found) == 1:
         raise Refused(f'--layers: no layer of {network.name} makes its maps smaller')
     return found
 
 
+def last_wide(layers, a, names):
+    """The last of the named layers that is a convolution or an addition, at least WIDE pixels wide.
+
+    Raises Refused if there is none.
+    """
+    for layer in reversed(layers):
+        sums = layer.kind == 'conv' or layer.kind in LINEAR and len(layer.inputs) > 1
+        if layer.name in names and sums and a[layer.name].shape[2] >= WIDE:
+            return layer.name
+    raise Refused(f'no layer at least {WIDE} pixels wide that all relevance passes through; choose '
+                  'one by --layer')
+
+
 def open_explainer(weights='imagenet', rules=DEFAULT, model=None, preprocessing=None,
-                   precision='float32', layers=False, gradient=False, pictures=(), bgr=False):
+                   precision='float32', layers=False, gradient=False, channels_of=None,
+                   pictures=(), bgr=False):
     """Opens a network and builds its Explainer; prints a line that names it.
 
     weights, model, preprocessing, bgr: as open_network takes them; the others: as Explainer does.
@@ -232,7 +314,7 @@ def open_explainer(weights='imagenet', rules=DEFAULT, model=None, preprocessing=
     the first of `pictures` (paths). Raises Refused otherwise.
     """
     network = open_network(weights, preprocessing, pictures, model, bgr)
-    explainer = Explainer(network, rules, precision, layers, gradient)
+    explainer = Explainer(network, rules, precision, layers, gradient, channels_of)
     needed = PEAK * explainer.picture_bytes
     memory = math.inf
     with contextlib.suppress(AttributeError, OSError, ValueError):  # Windows does not say

@@ -235,13 +235,14 @@ def rule_of(composite, layer):
     return composite.pooling if layer.kind == 'max' else getattr(composite, layer.place)
 
 
-def relevance(composite, layers, a, weights, r):
-    """The backward pass: reads the layer table upwards, from the relevance r of the logits.
+def relevance(composite, layers, a, weights, r, begin=None):
+    """The backward pass: reads the layer table upwards, from the relevance r of the logits, or of
+    the outputs of the layer `begin` alone.
 
     a: {layer name: activation}. Returns {layer name: relevance of its outputs} and, as 'pixels',
     that of the picture. The layers that compute a gate receive none.
     """
-    result = {layers[-1].name: r}
+    result = {begin or layers[-1].name: r}
     for layer in reversed(layers):
         if layer.name in result:
             inputs, w = [a[name] for name in layer.inputs], weights.get(layer.name)
