@@ -33,6 +33,7 @@ def imported(folder):
     name afterwards.
     """
     files = [file.relative_to(folder) for file in sorted(folder.rglob('*.py'))]
+    files.sort(key=lambda file: -len(file.parts))  # of two that have one name, the script counts
     names = ['.'.join(file.with_suffix('').parts) for file in files if file.stem != '__init__']
     sys.path.insert(0, str(folder))
     try:

@@ -10,6 +10,7 @@ import keras
 from keras import layers
 import keras_models
 import numpy as np
+from PIL import Image
 import pytest
 from small_vgg import photograph, random_weights, run, script_in
 
@@ -160,3 +161,28 @@ def test_wrong_usage_from_python(saved):
     for arguments in [(image / 255,), (image[:, :9],), (image, [3]), (image, [1], -1)]:
         with pytest.raises(vgg.common.Refused):
             explainer(*arguments)
+
+
+@pytest.mark.parametrize('kind', ['Resizing', 'CenterCrop', 'Permute', 'cut and enlarged'])
+def test_networks_that_change_pictures(tmp_path, capsys, kind):
+    """A picture may be resized: a white dot is red where it is. One that is cut or turned is
+    refused."""
+    steps = {'Resizing': [layers.Resizing(24, 24)], 'CenterCrop': [layers.CenterCrop(16, 16)],
+             'Permute': [layers.Permute((2, 1, 3))],
+             'cut and enlarged': [layers.CenterCrop(16, 16), layers.Resizing(32, 32)]}[kind]
+    keras.utils.set_random_seed(0)
+    model = keras_models.scaled(*steps, layers.Conv2D(4, 1, activation='relu'), layers.Flatten(),
+                                layers.Dense(2, kernel_initializer='ones'), shape=(32, 32, 3))
+    model.save(tmp_path / 'w.keras')
+    pixels = np.zeros((320, 320, 3), np.uint8)
+    pixels[100:120, 190:210] = 255
+    Image.fromarray(pixels).save(tmp_path / 'dot.png')
+    end = run(scripts('vgg').lrp.main, capsys, tmp_path / 'dot.png', '--weights',
+              tmp_path / 'w.keras', '--results', tmp_path, '--rule', 'zplus', '--save-relevance')
+    if kind != 'Resizing':
+        assert end.status == 2 and len(end.err) == 1 and 'w.keras' in end.err[0]
+        return
+    with np.load(tmp_path / 'dot.npz') as file:
+        r = file['relevance/zplus'][0].sum(-1)
+    place = np.argwhere(r > 0.7 * r.max()).mean(0) / r.shape
+    np.testing.assert_allclose(place, (110 / 320, 200 / 320), atol=0.04)

@@ -5,7 +5,7 @@
     mosaic      Does the heatmap of a class lie on the right picture?
     flip        Does the class depend on what the heatmap marks?
     randomise   Does the heatmap depend on what the network learned?
-    frame       Does the class depend on the picture's frame?
+    concepts    Is a channel what it seems?
 
 Each writes its table to results/<experiment>.txt and a figure to results/<experiment>.png. For more
 about one of them: python vgg/evaluate.py mosaic --help
@@ -14,14 +14,15 @@ from functools import partial
 import sys
 
 from common import Parser, make_folder, write_report
-from evaluation import flip, frame, mosaic, randomise
+from evaluation import concepts, flip, mosaic, randomise
 from explainer import open_explainer
 from pictures import open_pictures, picture_paths
 from run import add_network_options
 
 # An experiment has RULES, the default of --rule; GRADIENT, whether it needs gradients; add_options
 # for options of its own; and measure, which returns the figure, a title and the table.
-EXPERIMENTS = {'mosaic': mosaic, 'flip': flip, 'randomise': randomise, 'frame': frame}
+EXPERIMENTS = {'mosaic': mosaic, 'flip': flip, 'randomise': randomise,
+               'concepts': concepts}
 
 
 def evaluate(name, args):
@@ -30,7 +31,7 @@ def evaluate(name, args):
     paths, failed = picture_paths(args.image)
     explainer = open_explainer(args.weights, args.rule, args.model, args.preprocessing,
                                args.precision, gradient=EXPERIMENTS[name].GRADIENT, pictures=paths,
-                               bgr=args.bgr)
+                               bgr=args.bgr, channels_of=getattr(args, 'layer', None))
     args.batch_size = args.batch_size or explainer.batch_size
     pictures, unread = open_pictures(paths, explainer.network.size)
     if pictures:

@@ -13,7 +13,7 @@ from networks.network import open_network
 from rules import DEFAULT, composites_of, relevance, start
 
 ACTIVATIONS = 2e9  # bytes that the outputs of all layers take for one batch, at most
-LAST, WIDE = 'last', 7  # LAST: the last layer that is WIDE pixels wide, see `last_wide`
+LAST, WIDE = 'last', 7  # see `last_wide`
 PEAK = 3  # times as much memory is in use while relevance is computed
 
 
@@ -119,9 +119,11 @@ class Explainer:
 
     def mark(self, name, a, targets):
         """Notes the layer whose channels are asked for: its name, or LAST."""
+        self.shapes = {layer.name: a[layer.name].shape.as_list()[1:] for layer in self.table
+                       if a[layer.name].shape.rank == 4}
         self.passed = passed(self.table, a)
-        self.layer = last_wide(self.table, a, self.passed) if name == LAST else name
-        if len(a.get(self.layer, self.logits).shape) != 4:
+        self.layer = name if name != LAST else last_wide(self.table, a, self.passed)
+        if self.layer not in self.shapes:
             raise Refused(f'no layer {name} with maps (--layer list names them)')
         self.activation = a[self.layer]  # [n, h, w, channels]
         self.mask = tf.placeholder(self.logits.dtype, [None, self.activation.shape[-1]])
@@ -292,16 +294,18 @@ def stages(network, a):
 
 
 def last_wide(layers, a, names):
-    """The last of the named layers that is a convolution or an addition, at least WIDE pixels wide.
+    """The last of the named layers that is a convolution or an addition and has maps at least WIDE
+    pixels and a twentieth of the picture wide: 14 of 224, in VGG16 and in ResNet.
 
     Raises Refused if there is none.
     """
+    least = max(WIDE, a[PIXELS].shape[2] / 20)
     for layer in reversed(layers):
         sums = layer.kind == 'conv' or layer.kind in LINEAR and len(layer.inputs) > 1
-        if layer.name in names and sums and a[layer.name].shape[2] >= WIDE:
+        if layer.name in names and sums and a[layer.name].shape[2] >= least:
             return layer.name
-    raise Refused(f'no layer at least {WIDE} pixels wide that all relevance passes through; choose '
-                  'one by --layer')
+    raise Refused('no convolution or addition that all relevance passes through has maps of '
+                  f'{least:.0f} pixels; choose a layer by --layer')
 
 
 def open_explainer(weights='imagenet', rules=DEFAULT, model=None, preprocessing=None,

@@ -55,12 +55,18 @@ def sheet(photograph, rows, cmap, columns=COLUMNS):
         panels = [(title, photograph)]
         panels += [(label, colour(r, photograph.size, cmap)) for label, r in heatmaps.items()]
         lines += [panels[start:start + columns] for start in range(0, len(panels), columns)]
-    across, down = photograph.width + GAP, BAR + photograph.height + GAP
-    size = GAP + max(map(len, lines)) * across, len(lines) * down + KEY
-    result = Image.new('RGB', size, 'white')
+    return grid(lines, photograph.size, cmap)
+
+
+def grid(lines, size, cmap):
+    """Lines of panels (label, image) of one size, or None where there is none, above the key."""
+    across, down = size[0] + GAP, BAR + size[1] + GAP
+    whole = GAP + max(map(len, lines)) * across, len(lines) * down + KEY
+    result = Image.new('RGB', whole, 'white')
     for i, line in enumerate(lines):
-        for j, (label, image) in enumerate(line):
-            draw_panel(result, label, image, GAP + j * across, i * down + BAR)
+        for j, panel in enumerate(line):
+            if panel:
+                draw_panel(result, *panel, GAP + j * across, i * down + BAR)
     result.paste(key(result.width, cmap), (0, result.height - KEY))
     return result
 

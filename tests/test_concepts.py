@@ -1,0 +1,158 @@
+"""What single channels saw: vgg/concepts.py and vgg/evaluate.py concepts, on small networks."""
+from pathlib import Path
+
+from conftest import scripts
+import keras
+from keras import layers
+import numpy as np
+import oracle
+import pytest
+from small_vgg import photograph, run
+
+vgg = scripts('vgg')
+RULE = 'epsilon-gamma-box'
+IMAGES = np.random.default_rng(0).integers(0, 256, (2, 16, 16, 3), np.uint8)
+
+
+@pytest.fixture(scope='module')
+def path(tmp_path_factory):
+    """A network with two convolutions in a row, then one that an addition bypasses."""
+    keras.utils.set_random_seed(3)
+    pixels = keras.Input((16, 16, 3))
+    x = layers.Conv2D(4, 3, padding='same', activation='relu', name='first')(pixels)
+    x = layers.Conv2D(5, 3, strides=2, padding='same', activation='relu', name='second')(x)
+    branch = layers.Conv2D(5, 3, padding='same', activation='relu', name='branch')(x)
+    x = layers.Flatten()(layers.Add(name='sum')([x, branch]))
+    model = keras.Model(pixels, layers.Dense(3, name='logits', bias_initializer='normal')(x))
+    model.save(tmp_path_factory.mktemp('networks') / 'net.keras')
+    return tmp_path_factory.getbasetemp() / 'networks0' / 'net.keras'
+
+
+@pytest.fixture(scope='module')
+def opened(path):
+    """A function: the explainer of the network for the channels of a layer."""
+    explainers = {}
+
+    def explainer(layer, precision='float64'):
+        if (layer, precision) not in explainers:
+            explainers[layer, precision] = vgg.explainer.open_explainer(
+                path, [RULE], preprocessing='unit', precision=precision, gradient=True,
+                channels_of=layer)
+        return explainers[layer, precision]
+    return explainer
+
+
+def by_channel(explainer, images=IMAGES):
+    """The heatmaps of all channels of the first image: [channels, height, width, 3]."""
+    masks = np.eye(explainer.mask.shape[-1])
+    return explainer.channels(images[:1].repeat(len(masks), 0), masks).heatmaps[RULE]
+
+
+def test_a_channel_against_loops(opened):
+    """Relevance is computed down to `second`; all channels but one are set to zero; then on."""
+    explainer, pixels = opened('second'), IMAGES[:1] / 255
+    (first, second), (w, b) = explainer.table[:2], explainer.read('first')
+    inside = oracle.positive(oracle.received(first, pixels, w, (1, 16, 16, 4),
+                                             lambda i, weight: pixels[i] * weight, b))
+    r = np.array(explainer.channels(IMAGES[:1]).maps[RULE])
+    r[..., [0, 1, 3, 4]] = 0
+    assert r.any()
+    r = oracle.gamma(second, inside, *explainer.read('second'), r)
+    r = oracle.zbeta(first, pixels, w, b, r, -1e-6, 1 + 1e-6)
+    np.testing.assert_allclose(by_channel(explainer)[2], r[0], atol=1e-12 * np.abs(r).max())
+
+
+@pytest.mark.parametrize('precision, share', [('float32', 1e-5), ('float64', 1e-12)])
+@pytest.mark.parametrize('layer', ['second', 'sum', 'branch'])
+def test_channels_add_up(opened, precision, share, layer):
+    """To the walk begun anew from the layer; and to the whole heatmap, where nothing bypasses it."""
+    explainer = opened(layer, precision)
+    whole, added = explainer(IMAGES[:1]).relevance[RULE][0], by_channel(explainer).sum(0)
+    anew = explainer.channels(IMAGES[:1], np.ones((1, 5))).heatmaps[RULE][0]
+    largest = np.abs(whole).max()
+    assert np.abs(added - anew).max() <= share * largest
+    assert (np.abs(anew - whole).max() <= share * largest) == (layer != 'branch')
+    assert (layer in explainer.passed) == (layer != 'branch')
+    assert explainer.channels(IMAGES[:1]).heatmaps == {}
+
+
+def test_the_last_wide_layer_is_the_default(opened):
+    assert opened('last').layer == 'sum'
+    with pytest.raises(vgg.common.Refused, match='logits'):
+        opened('logits')
+
+
+def test_channels_set_to_zero(opened):
+    """As if their weights were zero; and the gradient says what a little less of all would do."""
+    explainer = opened('second')
+    a, gradient = explainer.activations(IMAGES)
+    w, b = explainer.read('second')
+    left = np.array([1, 1, 0, 1, 0])
+    found = explainer.classify(IMAGES, a * left)
+    explainer.replace('second', w * left, b * left)
+    np.testing.assert_allclose(found, explainer.classify(IMAGES), rtol=1e-10)
+    explainer.replace('second', w, b)
+    logits = explainer.classify(IMAGES)
+    rise = (explainer.classify(IMAGES, a * (1 + 1e-6)) - logits)[[0, 1], logits.argmax(1)]
+    np.testing.assert_allclose((a * gradient).sum((1, 2, 3)), rise / 1e-6, rtol=1e-4)
+
+
+# The scripts
+
+@pytest.fixture
+def script(path, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+
+    def command(main, *arguments):
+        return run(main, capsys, *arguments, '--weights', path, '--preprocessing', 'unit',
+                   '--results', 'results')
+    return command
+
+
+def test_sheet_is_written_once_and_never_replaces_anothers(script):
+    pictures = [photograph(Path(f'{name}.png'), seed=seed) for seed, name in enumerate('abcd')]
+    options = [*pictures, '--save-relevance', '--channels', 2, '--layer', 'branch']
+    end = script(vgg.concepts.main, *options)
+    assert (end.status, end.err) == (0, [])
+    line, = [line for line in end.out if line.startswith('a.png')]
+    assert 'branch: ' in line and '0.0% of the relevance' not in line
+    with np.load('results/a_concepts.npz') as file, np.load('results/channels_branch.npz') as kept:
+        sums = kept['relevance'][0]
+        assert file['channels'].tolist() == np.argsort(-sums)[:2].tolist()
+        np.testing.assert_allclose(file['shares'], np.sort(sums)[:-3:-1] / abs(sums.sum()), 1e-4)
+        assert file['heatmaps'].shape == (2, 16, 16)
+    times = {file: file.stat().st_mtime_ns for file in Path('results').iterdir()}
+    assert len(times) == 2 * 4 + 1
+    assert '4 done before' in script(vgg.concepts.main, *options).out[0]
+    Path('results/b_concepts.jpg').unlink()
+    assert script(vgg.concepts.main, *options).status == 0
+    same = {file for file in times if file.stat().st_mtime_ns == times[file]}
+    assert len(same) == 2 * 3 + 1 and Path('results/channels_branch.npz') in same
+    photograph(Path('other/a.png'), seed=9)
+    end = script(vgg.concepts.main, 'other/a.png', '--layer', 'branch')
+    assert end.status == 1 and 'a_concepts.jpg' in end.err[0]
+
+
+def test_layers_are_listed(script):
+    out = script(vgg.concepts.main, photograph(Path('a.png')), '--layer', 'list').out
+    assert 'sum: 8x8, 5 channels, the default' in out
+    assert 'branch: 8x8, 5 channels, some relevance bypasses it' in out
+
+
+def test_experiment(script):
+    pictures = [photograph(Path(f'{name}.png'), seed=seed) for seed, name in enumerate('abc')]
+    end = script(vgg.evaluate.main, 'concepts', *pictures, '--frame', 'a.png', '--margin', 2)
+    assert (end.status, end.err) == (0, [])
+    rows = [line.strip() for line in end.out]
+    for start in 'channels set to 0', RULE, 'gradient x activation', 'activation', 'random':
+        assert len([row for row in rows if row.startswith(f'{start}  ')]) == 1
+    whole, = [row for row in rows if row.startswith('all  ')]
+    assert whole.count('(100.0%)') == 3 and Path('results/concepts.png').exists()
+
+
+def test_paint():
+    image = np.arange(36, dtype=np.uint8).reshape(6, 6, 1)
+    experiment = vgg.evaluate.EXPERIMENTS['concepts']
+    place, over = experiment.frame_of((6, 6), 2), experiment.painted(image, 2)
+    assert place.sum() == 32 and (over[~place] == image[~place]).all()
+    assert (over[place] == 18).all()  # (14 + 15 + 20 + 21) / 4, rounded to even
