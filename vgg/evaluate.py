@@ -21,8 +21,7 @@ from run import add_network_options
 
 # An experiment has RULES, the default of --rule; GRADIENT, whether it needs gradients; add_options
 # for options of its own; and measure, which returns the figure, a title and the table.
-EXPERIMENTS = {'mosaic': mosaic, 'flip': flip, 'randomise': randomise,
-               'concepts': concepts}
+EXPERIMENTS = {'mosaic': mosaic, 'flip': flip, 'randomise': randomise, 'concepts': concepts}
 
 
 def evaluate(name, args):

@@ -108,31 +108,41 @@ def digest_of(path):
         raise Refused(f'{path} cannot be read ({error.strerror})') from None
 
 
-def main(argv=None):
-    parser = Parser(__doc__)
-    network, what, how = add_network_options(parser, DEFAULT)
+def add_options(parser, rules):
+    """Adds the options that concepts.py has, too.
+
+    rules: the default of --rule. Returns the groups of what is explained, of which class is, and of
+    what is written.
+    """
+    network, what, how = add_network_options(parser, rules)
     network.add_argument('--classes', type=Path, metavar='FILE',
                          help='names of the classes, one on each line')
     which = what.add_mutually_exclusive_group()
     which.add_argument('--target', metavar='CLASS',
                        help='explain this class, by name or index, instead of the predicted one')
-    which.add_argument('--top', type=count, default=1, metavar='K',
-                       help='explain the K most likely classes, a row for each')
     what.add_argument('--against', metavar='CLASS',
                       help='explain why the target rather than this class; without --target, why '
                            'the predicted class')
     written = parser.add_argument_group('what is written')
+    written.add_argument('--save-relevance', action='store_true',
+                         help='also the relevance as numbers: an .npz')
+    written.add_argument('--cmap', choices=matplotlib.colormaps, default='seismic',
+                         metavar='NAME', help='a colour map of matplotlib (default: seismic)')
+    how.add_argument('--overwrite', action='store_true',
+                     help='explain again what is done, and replace results of other pictures')
+    return what, which, written
+
+
+def main(argv=None):
+    parser = Parser(__doc__)
+    _, which, written = add_options(parser, DEFAULT)
+    which.add_argument('--top', type=count, default=1, metavar='K',
+                       help='explain the K most likely classes, a row for each')
     written.add_argument('--layers', action='store_true',
                          help='also <name>_layers.jpg: the relevance where maps become smaller')
     written.add_argument('--plain', action='store_true',
                          help='also each heatmap for papers and slides, alone and over the '
                               'photograph, at its size: <name>_<rule>.png, <name>_<rule>_over.png')
-    written.add_argument('--save-relevance', action='store_true',
-                         help='also <name>.npz: the relevance as numbers, that of --layers, too')
-    written.add_argument('--cmap', choices=matplotlib.colormaps, default='seismic',
-                         metavar='NAME', help='a colour map of matplotlib (default: seismic)')
-    how.add_argument('--overwrite', action='store_true',
-                     help='explain again what is done, and replace results of other pictures')
     parser.run(explain, argv)
 
 
