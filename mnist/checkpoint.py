@@ -5,8 +5,6 @@ accuracy.
 """
 from common import Refused, silence, tf
 
-BEST = 'best_checkpoint'  # the file in which TensorFlow notes what the best checkpoint is
-
 
 def checkpoints(logdir, kind):
     """The checkpoints 'last' or 'best' in a folder, the oldest first, found by their files."""
@@ -16,7 +14,6 @@ def checkpoints(logdir, kind):
 
 def best_checkpoint(logdir):
     """The checkpoint of the best validation accuracy. Raises Refused if there is none."""
-    check_logdir(logdir)
     best = checkpoints(logdir, 'best')
     if not best:
         raise Refused(f'no trained network in {logdir}: run mnist/train.py first, or give its '
@@ -24,21 +21,10 @@ def best_checkpoint(logdir):
     return best[-1]
 
 
-def check_logdir(logdir):
-    """Raises Refused for a folder in which TensorFlow would not find its checkpoints again."""
-    if set('[]*?') & set(str(logdir.absolute())):
-        raise Refused(f'--logdir {logdir}: TensorFlow cannot read checkpoints from a folder with '
-                      'one of [ ] * ? in its path')
-
-
-class Damaged(Refused):
-    """A checkpoint cannot be read."""
-
-
 def restore(session, saver, checkpoint, wanted):
     """Reads the wanted variables {name in the checkpoint: variable} from a checkpoint.
 
-    Raises Damaged if it cannot be read, Refused if it is of another network.
+    Raises Refused if it cannot be read or is of another network.
     """
     try:
         shapes = tf.train.load_checkpoint(checkpoint).get_variable_to_shape_map()
@@ -49,6 +35,6 @@ def restore(session, saver, checkpoint, wanted):
                               f'expected {shape}; use another --logdir')
         with silence():  # TensorFlow logs what it also raises
             saver.restore(session, checkpoint)
-    except (tf.errors.OpError, LookupError, ValueError, RuntimeError):
-        raise Damaged(f'checkpoint {checkpoint} is damaged; delete its folder and train '
-                      'again') from None
+    except (tf.errors.OpError, LookupError, ValueError, RuntimeError) as error:
+        raise Refused(f'checkpoint {checkpoint} cannot be read ({str(error)[:200]}); delete its '
+                      'files to go on from the one before, or its folder') from None

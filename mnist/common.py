@@ -13,6 +13,7 @@ from types import ModuleType
 
 os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
 os.environ['KERAS_BACKEND'] = 'tensorflow'
+HERE = Path(__file__).resolve().parent
 
 
 class Refused(Exception):
@@ -43,7 +44,7 @@ def quietly_imported(name):
 
 
 class Lazy(ModuleType):
-    """A module that is imported when first used, so that --help does not wait for TensorFlow."""
+    """A module that is imported when first used: --help does not wait for TensorFlow."""
 
     def __getattr__(self, attribute):
         return getattr(quietly_imported(self.__name__), attribute)
@@ -103,19 +104,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def one_line(text):
-    """The text with everything escaped that cannot be printed: file names may contain anything."""
-    return ''.join(c if c.isprintable() else c.encode('unicode_escape', 'surrogatepass').decode()
-                   for c in text)
-
-
-def count(text):
-    """A type for options: a whole number from 1 to a million."""
-    return number(text, int, 1, 10 ** 6)
-
-
-def seed(text):
-    """A type for options: the seed of a random generator."""
-    return number(text, int, 0, 2 ** 31 - 1)
+    return ' '.join(text.split())
 
 
 def number(text, kind, low, high):
@@ -125,6 +114,11 @@ def number(text, kind, low, high):
             return kind(text)
     noun = 'a whole number' if kind is int else 'a number'
     raise argparse.ArgumentTypeError(f'{text} is not {noun} from {low} to {high}')
+
+
+# types for options
+count = functools.partial(number, kind=int, low=1, high=10 ** 6)
+seed = functools.partial(number, kind=int, low=0, high=2 ** 31 - 1)
 
 
 def precision(text):
@@ -141,6 +135,13 @@ def progress_bar(total, unit, metrics=()):
     """Keras's progress bar on a terminal; elsewhere one line at the end."""
     verbose = 1 if sys.stdout.isatty() else 2
     return keras.utils.Progbar(total, unit_name=unit, verbose=verbose, stateful_metrics=metrics)
+
+
+def add_paths(parser, **paths):
+    """Adds options {name: default} for files and folders; defaults lie in the scripts' folder."""
+    for name, default in paths.items():
+        parser.add_argument(f'--{name}', type=Path, default=HERE / default, metavar='PATH',
+                            help=f'default: mnist/{default}')
 
 
 # Files

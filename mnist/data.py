@@ -1,6 +1,4 @@
 """MNIST from its .npz file, whole or in batches."""
-import hashlib
-
 import numpy as np
 
 from common import Refused
@@ -30,11 +28,6 @@ def split_of(path, arrays, split):
                       f'{list(y.shape)}; expected uint8 [n, 28, 28] and digits 0 to 9 [n]')
     y, cut = y.astype(np.int64), len(x) - len(x) // 6
     return {'train': (x[:cut], y[:cut]), 'validation': (x[cut:], y[cut:]), 'test': (x, y)}[split]
-
-
-def digest(path):
-    """A short digest of a file's content."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
 
 
 def epoch(images, labels, batch_size, rng, first=0):

@@ -5,7 +5,7 @@ import numpy as np
 
 from checkpoint import best_checkpoint, restore
 from common import Refused, open_session, tf
-from model import CLASSES, LAYERS, SIDE, Weights, forward, variables
+from model import CLASSES, LAYERS, SIDE, forward, variables
 from rules import composites_of, relevance, start
 
 BATCH = 100  # digits explained at once
@@ -31,9 +31,7 @@ class Explainer:
     def __init__(self, rules, logdir, gradient=False):
         checkpoint = best_checkpoint(logdir)
         with tf.Graph().as_default():
-            self.variables = variables()
-            self.build({name: Weights(each.w.read_value(), each.b.read_value())
-                        for name, each in self.variables.items()}, composites_of(rules), gradient)
+            self.build(variables(), composites_of(rules), gradient)
             wanted = {variable.op.name: variable for variable in tf.global_variables()}
             self.session = open_session()
             restore(self.session, tf.train.Saver(wanted), checkpoint, wanted)
@@ -73,6 +71,12 @@ class Explainer:
     def gradient(self, images, target=None):
         """The gradient of the target's logit [n, 28, 28] at digits [n, 28, 28] in [0, 1]."""
         return self.session.run(self.slope, self.feed(images, target))
+
+    def heatmaps(self, images):
+        """By the rules and by two gradients, for the class seen: {method: [n, 28, 28]}."""
+        slope = self.gradient(images)
+        return {**self(images).relevance, 'gradient x input': slope * images,
+                'gradient magnitude': np.abs(slope)}
 
     def classify(self, images):
         """The logits [n, 10] of digits [n, 28, 28] in [0, 1]."""

@@ -12,22 +12,20 @@ follow in random order.
 The area is the mean drop of the logit over all steps (Samek et al. 2017, Eq. 12). The area with the
 most relevant first less that with the least relevant first is the symmetric relevance gain
 (Bluecher et al. 2024): the larger, the better. Intervals are 95% bootstrap intervals over digits.
-Writes the curves to results/flip.png and the table to results/flip.txt.
 """
-import itertools
-from pathlib import Path
+from functools import partial
 
 from matplotlib.figure import Figure
 import numpy as np
 
-from common import Parser, Refused, count, make_folder, progress_bar, seed, write_report
+from common import (
+    Parser, add_paths, count, make_folder, number, progress_bar, seed, write_report)
 import data
 from explainer import BATCH, Explainer
 from measures import (
     aopc, batches, curves, estimates, generator, indistinguishable, joined, ranked, table)
 from rules import COMPOSITES
 
-HERE = Path(__file__).resolve().parent
 PIXELS_PER_STEP = 4
 WAYS = ['to background', 'inverted']
 BLIND = ['random', 'random ink', 'brightness']  # orders that know nothing of the network
@@ -39,12 +37,10 @@ def scores(explainer, images, numbers, seed):
 
     numbers: of the digits, which with the seed decide the random scores of each.
     """
-    slope = explainer.gradient(images)
     noise, other = (np.stack([generator(seed, method, i).random(images.shape[1:])
                               for i in numbers]) for method in BLIND[:2])
-    return {**explainer(images).relevance, 'gradient x input': slope * images,
-            'gradient magnitude': np.abs(slope), 'random': noise,
-            'random ink': other + (images > 0), 'brightness': images}
+    return {**explainer.heatmaps(images), 'random': noise, 'random ink': other + (images > 0),
+            'brightness': images}
 
 
 def order(score, numbers, seed):
@@ -98,8 +94,8 @@ def draw(results):
     labels = 'mean logit of the class first seen', 'accuracy'
     for row, way in zip(figure.subplots(2, 2), WAYS):
         for part, (axes, label) in enumerate(zip(row, labels)):
-            lines = {method: found[part].mean(1) for (method, each, which), found in results.items()
-                     if each == way and which == 'most' and method in DRAWN}
+            lines = {method: results[method, way, 'most'][part].mean(1) for method in DRAWN
+                     if (method, way, 'most') in results}
             curves(axes, PIXELS_PER_STEP * np.arange(len(lines['random'])), lines, BLIND)
             axes.set(xlabel=f'pixels, most relevant first: {way}', ylabel=label)
     return figure
@@ -111,16 +107,15 @@ def report(results, steps):
     Each line, for both ways: the area with the most relevant first, and the gain; then the accuracy
     after a quarter, half and all of the steps to background.
     """
-    columns, area = {}, {key: aopc(logits) for key, (logits, _) in results.items()}
+    columns, methods = {}, [method for method, *end in results if end == [WAYS[0], 'most']]
     for way in WAYS:
-        most, least = ({method: values for (method, each, which), values in area.items()
-                        if (each, which) == (way, wanted)} for wanted in ('most', 'least'))
+        most, least = ({method: aopc(results[method, way, which][0]) for method in methods}
+                       for which in ('most', 'least'))
         columns[way] = estimates(most)
-        columns[f'gain {way}'] = estimates({method: most[method] - least[method]
-                                            for method in most})
-    gains = [f'gain {way}' for way in WAYS]
-    lines = [f'{gain} not distinguishable: {indistinguishable(columns[gain])}' for gain in gains]
-    rows = ranked(columns[gains[0]])
+        columns[f'gain {way}'] = estimates({name: most[name] - least[name] for name in methods})
+    lines = [f'gain {way} not distinguishable: {indistinguishable(columns[f"gain {way}"])}'
+             for way in WAYS]
+    rows = ranked(columns[f'gain {WAYS[0]}'])
     for k in steps // 4, steps // 2, steps:
         columns[f'accuracy, {PIXELS_PER_STEP * k} px'] = {
             method: f'{results[method, WAYS[0], "most"][1, k].mean():.1%}' for method in rows}
@@ -129,18 +124,13 @@ def report(results, steps):
 
 def evaluate(args):
     """Measures what the command line asks for and writes figure and table."""
-    if args.steps * PIXELS_PER_STEP > 28 * 28:
-        most = 28 * 28 // PIXELS_PER_STEP
-        raise Refused(f'--steps {args.steps}: a digit has pixels for {most}')
     make_folder(args.results)
     explainer = Explainer(args.rule, args.logdir, gradient=True)
     (images, labels), = data.load(args.data, 'test')
-    if args.digits > len(images):
-        raise Refused(f'--digits {args.digits}: the test set has {len(images)}')
     chosen = generator(args.seed, 'digits').permutation(len(images))[:args.digits]
     images = images[chosen] / np.float32(255)
     found = flip_all(explainer, images, labels[chosen], args.steps, args.seed)
-    title = (f'{args.digits} test digits, {args.steps} steps of {PIXELS_PER_STEP} pixels, '
+    title = (f'{len(images)} test digits, {args.steps} steps of {PIXELS_PER_STEP} pixels, '
              f'seed {args.seed}')
     write_report(args.results, 'flip', draw(found), title, report(found, args.steps))
 
@@ -151,16 +141,11 @@ def main(argv=None):
                         metavar='R', help=f'of {", ".join(COMPOSITES)} (default: all)')
     parser.add_argument('--digits', type=count, default=1000, metavar='N',
                         help='test digits, drawn by the seed (default: 1000)')
-    parser.add_argument('--steps', type=count, default=50, metavar='N',
-                        help='of four pixels each, up to 196 (default: 50)')
+    parser.add_argument('--steps', type=partial(number, kind=int, low=1, high=196), default=50,
+                        metavar='N', help='of four pixels each (default: 50)')
     parser.add_argument('--seed', type=seed, default=0,
                         help='draws digits and random order (default: 0)')
-    parser.add_argument('--data', type=Path, default=HERE / 'mnist.npz', metavar='FILE',
-                        help='default: mnist/mnist.npz')
-    parser.add_argument('--logdir', type=Path, default=HERE / 'logs', metavar='DIR',
-                        help='of train.py (default: mnist/logs)')
-    parser.add_argument('--results', type=Path, default=HERE / 'results', metavar='DIR',
-                        help='default: mnist/results')
+    add_paths(parser, data='mnist.npz', logdir='logs', results='results')
     parser.run(evaluate, argv)
 
 

@@ -12,21 +12,22 @@ started: 1.000000 everywhere if nothing was lost on the way down to the pixels. 
 start at the logit's size, for a negative logit, too.
 """
 import argparse
+import itertools
 import os
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from common import Parser, Refused, encoded, make_folder, seed, write
+from common import Parser, Refused, add_paths, encoded, make_folder, seed, write
 import data
 from digit import digit
-from explainer import BATCH, LEVELS, Explainer, explain_all
+from explainer import LEVELS, Explainer, explain_all
 from heatmaps import recorded, sheet, write_sheet
 from model import CLASSES, LAYERS
-from rules import COMPOSITES, DEFAULT, composites_of, one_sign
+from rules import COMPOSITES, DEFAULT, one_sign
 
-HERE = Path(__file__).resolve().parent
+HEADS = ' '.join(f'{level:>9}' for level in LEVELS)
 
 
 class Digit(NamedTuple):
@@ -36,6 +37,7 @@ class Digit(NamedTuple):
     name: str  # 'digit 7' or 'photo.png'
     source: str  # 'digit 7 of mnist.npz', 'a 3 of mnist.npz' or the path
     result: str  # the name of its result: '3', 'index_7' or 'photo'
+    label: int | None = None  # the class of a test digit
 
 
 # The digits
@@ -43,9 +45,9 @@ class Digit(NamedTuple):
 def read_pictures(paths):
     """The Digits in these files, and a line for each that could not be read."""
     digits, failed = [], []
-    for path, result in zip(paths, unique(path.stem for path in paths)):
+    for path in paths:
         try:
-            digits.append(Digit(digit(path), path.name, str(path), result))
+            digits.append(Digit(digit(path), path.name, str(path), path.stem))
         except Refused as error:
             failed.append(f'{path}: {error}')
     return digits, failed
@@ -53,33 +55,27 @@ def read_pictures(paths):
 
 def unique(names):
     """Appends _2, _3 ... to names that came before, even if their capitals differ."""
-    taken, result = set(), []
+    result = []
     for name in names:
-        candidate, number = name, 1
-        while candidate.lower() in taken:
-            number += 1
-            candidate = f'{name}_{number}'
-        taken.add(candidate.lower())
-        result.append(candidate)
+        taken = {each.lower() for each in result}
+        numbered = itertools.chain([name], (f'{name}_{i}' for i in itertools.count(2)))
+        result.append(next(each for each in numbered if each.lower() not in taken))
     return result
 
 
 def read_test_digits(args, explainer):
-    """The Digits that the options name in the test set, and their labels."""
+    """The Digits that the options name in the test set."""
     (images, labels), = data.load(args.data, 'test')
-    if args.index:
-        indices = list(range(len(images))) if args.index == ['all'] else args.index
-        if max(indices) >= len(images):
-            raise Refused(f'--index {max(indices)}: the test set has digits 0 to {len(images) - 1}')
-        sources = [f'digit {i} of {args.data.name}' for i in indices]
-        results = unique(f'index_{i}' for i in indices)
-    else:
+    images, of = images / np.float32(255), f'of {args.data.name}'
+    if not args.index:
         indices = pick(explainer, args.digit, images, labels, np.random.default_rng(args.seed))
-        sources = [f'a {wanted} of {args.data.name}' for wanted in args.digit]
-        results = unique(map(str, args.digit))
-    digits = [Digit(images[i] / np.float32(255), f'digit {i}', source, result)
-              for i, source, result in zip(indices, sources, results)]
-    return digits, labels[indices]
+        return [Digit(images[i], f'digit {i}', f'a {labels[i]} {of}', f'{labels[i]}', labels[i])
+                for i in indices]
+    indices = range(len(images)) if 'all' in args.index else args.index
+    if max(indices) >= len(images):
+        raise Refused(f'--index {max(indices)}: the test set has digits 0 to {len(images) - 1}')
+    return [Digit(images[i], f'digit {i}', f'digit {i} {of}', f'index_{i}', labels[i])
+            for i in indices]
 
 
 def pick(explainer, classes, images, labels, rng):
@@ -87,14 +83,9 @@ def pick(explainer, classes, images, labels, rng):
     chosen = []
     for wanted in classes:
         candidates = rng.permutation(np.setdiff1d(np.flatnonzero(labels == wanted), chosen))
-        for i in range(0, len(candidates), 10):
-            batch = candidates[i:i + 10]
-            logits = explainer.classify(images[batch] / np.float32(255))
-            correct = batch[logits.argmax(1) == wanted]
-            if len(correct):
-                chosen.append(correct[0])
-                break
-        else:
+        correct = (i for i in candidates if explainer.classify(images[[i]]).argmax() == wanted)
+        chosen.append(next(correct, None))
+        if chosen[-1] is None:
             raise Refused(f'no (other) test digit {wanted} is classified correctly: train longer, '
                           'or choose by --index')
     return chosen
@@ -120,8 +111,7 @@ def table(rule, digits, found, against):
     if one_sign(COMPOSITES[rule], LAYERS):
         words = '|logit|'
     lines = [f'\n{rule}{other}: sum of relevance / {words} at each layer',
-             f'{"digit":>12} {"seen as":>7} {"target":>6} {words:>20} '
-             + ' '.join(f'{level:>9}' for level in LEVELS)]
+             f'{"digit":>12} {"seen as":>7} {"target":>6} {words:>20} {HEADS}']
     for i, (value, row) in enumerate(zip(*shares(rule, found))):
         cells = ' '.join(f'{share:9.6f}' for share in row) if value else 'an empty heatmap'
         lines.append(f'{digits[i].name:>12} {found.logits[i].argmax():>7} {found.targets[i]:>6} '
@@ -129,13 +119,13 @@ def table(rule, digits, found, against):
     return '\n'.join(lines)
 
 
-def summary(rules, labels, found):
+def summary(digits, found):
     """The accuracy, and for each rule and layer the largest loss of all digits."""
-    accuracy = np.mean(found.logits.argmax(1) == labels)
-    lines = [f'{len(labels)} digits, accuracy {accuracy:.2%}',
+    accuracy = np.mean(found.logits.argmax(1) == [each.label for each in digits])
+    lines = [f'{len(digits)} digits, accuracy {accuracy:.2%}',
              'largest change of the sum of relevance / logit on the way to each layer:',
-             f'{"":>18} ' + ' '.join(f'{level:>9}' for level in LEVELS)]
-    for rule in rules:
+             f'{"":>18} {HEADS}']
+    for rule in found.sums:
         _, share = shares(rule, found)
         losses = np.nanmax(np.abs(share - share[:, -1:]), 0)
         lines.append(f'{rule:>18} ' + ' '.join(f'{loss:9.2e}' for loss in losses))
@@ -144,7 +134,7 @@ def summary(rules, labels, found):
 
 # What is written
 
-def label(rule, target, logits, against):
+def heading(rule, target, logits, against):
     """What stands above a heatmap: the rule, and the class if it is not the one seen."""
     name = f'{target}' if logits[target] > 0 else f'{target} (logit {logits[target]:.2f})'
     if against is not None:
@@ -153,11 +143,8 @@ def label(rule, target, logits, against):
 
 
 def check_free(path, source, overwrite):
-    """Raises Refused if a path is taken: by the result of another digit, unless these may be
-    replaced, or by a file that is no result of this script."""
-    if not os.path.lexists(path):
-        return
-    other = recorded(path)
+    """Raises Refused if a path is taken: by another digit's result, or by no result of ours."""
+    other = recorded(path) if os.path.lexists(path) else source
     if other is None:
         raise Refused(f'{path} is no result of this script; choose another --results')
     if other != source and not overwrite:
@@ -166,11 +153,9 @@ def check_free(path, source, overwrite):
 
 def draw(path, digit, target, logits, relevance, against):
     """Writes a digit beside its heatmaps. relevance: {rule: [28, 28]}."""
-    heatmaps = {label(rule, target, logits, against): r for rule, r in relevance.items()}
+    heatmaps = {heading(rule, target, logits, against): r for rule, r in relevance.items()}
     title = f'{digit.name} seen as {logits.argmax()}'
-    record = {'picture': digit.source, 'target': int(target),
-              'relevance': {rule: float(r.sum()) for rule, r in relevance.items()}}
-    write_sheet(path, sheet(digit.image, title, heatmaps), record)
+    write_sheet(path, sheet(digit.image, title, heatmaps), {'picture': digit.source})
 
 
 def save_relevance(path, images, sources, found, against):
@@ -187,25 +172,24 @@ def save_relevance(path, images, sources, found, against):
 
 def explain(args):
     """Explains the digits named on the command line. Returns a line for each that failed."""
-    if args.index and 'all' in args.index and args.index != ['all']:
-        raise Refused('--index all stands alone')
     if args.against is not None and args.against == args.target:
         raise Refused(f'--against {args.against} is the target itself')
     make_folder(args.results)
-    explainer, failed, labels = Explainer(args.rule, args.logdir), [], None
+    explainer = Explainer(args.rule, args.logdir)
     if args.image:
         digits, failed = read_pictures(args.image)
     else:
-        digits, labels = read_test_digits(args, explainer)
+        digits, failed = read_test_digits(args, explainer), []
     if digits:
-        explain_digits(args, explainer, digits, labels)
+        explain_digits(args, explainer, digits)
     return failed
 
 
-def explain_digits(args, explainer, digits, labels):
-    """Writes and prints all that the command line asks for. labels: of test digits."""
-    many = args.index == ['all'] and len(digits) > BATCH
-    paths = [] if many else [args.results / f'{each.result}.jpg' for each in digits]
+def explain_digits(args, explainer, digits):
+    """Writes and prints all that the command line asks for."""
+    every = args.index is not None and 'all' in args.index  # too many for pictures
+    names = [] if every else unique([each.result for each in digits])
+    paths = [args.results / f'{name}.jpg' for name in names]
     numbers, sources = args.results / 'relevance.npz', [each.source for each in digits]
     for path, source in zip(paths, sources):
         check_free(path, source, args.overwrite)
@@ -218,8 +202,8 @@ def explain_digits(args, explainer, digits, labels):
     for i, path in enumerate(paths):
         relevance = {rule: r[i] for rule, r in found.relevance.items()}
         draw(path, digits[i], found.targets[i], found.logits[i], relevance, args.against)
-    if many:
-        print(summary(found.relevance, labels, found))
+    if every:
+        print(summary(digits, found))
     else:
         print(*(table(rule, digits, found, args.against) for rule in found.relevance), sep='\n')
         print(f'\nwrote {", ".join(path.name for path in paths)} to {args.results} '
@@ -245,24 +229,16 @@ def main(argv=None):
     inputs.add_argument('--index', nargs='+', type=index, metavar='I',
                         help='these test digits, counted from 0, or: all')
     inputs.add_argument('--image', nargs='+', type=Path, metavar='FILE',
-                        help='your own pictures of one digit each, of any size, dark on light or '
-                             'light on dark')
+                        help='your own pictures of one digit each')
     parser.add_argument('--target', type=int, choices=range(CLASSES), metavar='T',
                         help='explain this class instead of the most likely one')
     parser.add_argument('--against', type=int, choices=range(CLASSES), metavar='D',
-                        help='explain why the target rather than this class; without --target, '
-                             'why the predicted class')
+                        help='explain why the target rather than this class')
     parser.add_argument('--seed', type=seed, default=0, help='draws the test digits (default: 0)')
     parser.add_argument('--save-relevance', action='store_true',
                         help='also results/relevance.npz, the relevance as numbers')
-    parser.add_argument('--overwrite', action='store_true',
-                        help='replace results of other digits')
-    parser.add_argument('--data', type=Path, default=HERE / 'mnist.npz', metavar='FILE',
-                        help='default: mnist/mnist.npz')
-    parser.add_argument('--logdir', type=Path, default=HERE / 'logs', metavar='DIR',
-                        help='of train.py (default: mnist/logs)')
-    parser.add_argument('--results', type=Path, default=HERE / 'results', metavar='DIR',
-                        help='default: mnist/results')
+    parser.add_argument('--overwrite', action='store_true', help='replace results of other digits')
+    add_paths(parser, data='mnist.npz', logdir='logs', results='results')
     parser.run(explain, argv)
 
 

@@ -13,26 +13,23 @@ What the network uses is measured by removal: the mark is painted over with the 
 or the digit behind the mark is replaced by another. For each rule, gradient x input and gradient
 magnitude: the share of the positive relevance on the mark, and the share of the 25 most relevant
 pixels there; chance is 0.03. Intervals are 95% bootstrap intervals over test pictures; for other
-trainings run it with another --seed. Takes about three minutes. Writes the tables to
-results/planted.txt and a figure to results/planted.png.
+trainings run it with another --seed. Takes about three minutes.
 """
-import io
-from pathlib import Path
-
 from matplotlib.figure import Figure
 import numpy as np
 
-from common import Parser, count, make_folder, seed, write, write_report
+from common import (
+    Parser, add_paths, count, encoded, make_folder, seed, write, write_report)
 import data
-from explainer import Explainer, explain_all
+from explainer import BATCH, Explainer
 from heatmaps import colour
 from measures import (
-    bars, estimates, generator, indistinguishable, panels, ranked, share_within, table)
+    bars, batches, estimates, generator, indistinguishable, joined, panels, ranked, share_within,
+    table)
 from model import CLASSES, SIDE
 from rules import COMPOSITES
 import train
 
-HERE = Path(__file__).resolve().parent
 MARK = 5  # pixels, width and height
 CHANCE = MARK ** 2 / SIDE ** 2
 SHOWN = 4  # pictures in the figure
@@ -75,13 +72,11 @@ def trained(args, condition):
     """The Explainer of the network, which is trained first if it is not yet."""
     folder = args.logdir / f'{condition}-{args.seed}'
     make_folder(folder)
-    parts = [plant(args.data, condition, args.seed, split)[:2]
-             for split in ('train', 'validation', 'test')]
-    (x, y), (x_validation, y_validation), (x_test, y_test) = parts
-    content = io.BytesIO()
-    np.savez(content, x_train=np.concatenate([x, x_validation]), x_test=x_test,
-             y_train=np.concatenate([y, y_validation]), y_test=y_test)
-    write(folder / 'pictures.npz', content.getvalue())
+    parts = [plant(args.data, condition, args.seed, split)[:2] for split in ('train', 'validation')]
+    x, y = map(np.concatenate, zip(*parts))
+    x_test, y_test, *_ = plant(args.data, condition, args.seed, 'test')
+    write(folder / 'pictures.npz',
+          encoded(np.savez, x_train=x, y_train=y, x_test=x_test, y_test=y_test))
     print(f'{condition}: {CONDITIONS[condition]}')
     train.main(['--data', str(folder / 'pictures.npz'), '--logdir', str(folder), '--epochs',
                 str(args.epochs), '--seed', str(args.seed)])
@@ -92,15 +87,8 @@ def removal(explainer, pictures, labels, within, digits, patterns, rng):
     """The accuracy as it is, with the mark painted over, and with another digit behind it."""
     others = planted(rng.permutation(digits), within, labels, patterns)
     return [np.mean(np.concatenate([explainer.classify(part / np.float32(255)).argmax(1)
-                                    for part in np.array_split(images, 10)]) == labels)
+                                    for part in batches(images, 1000)]) == labels)
             for images in (pictures, digits, others)]
-
-
-def heatmaps(explainer, images):
-    """{method: [n, 28, 28]}, for the class that the network sees in images [n, 28, 28]."""
-    slope = np.concatenate([explainer.gradient(part) for part in np.array_split(images, 10)])
-    return {**explain_all(explainer, images).relevance, 'gradient x input': slope * images,
-            'gradient magnitude': np.abs(slope)}
 
 
 def largest_within(r, within):
@@ -143,22 +131,22 @@ def draw(pictures, within, maps, results):
 def evaluate(args):
     """Trains, verifies by removal, explains, and writes tables and figure."""
     make_folder(args.results)
-    results, tables, shown = {}, [], {}
+    results, tables, shown = {}, [], []
     for condition, meaning in CONDITIONS.items():
         explainer = trained(args, condition)
         pictures, labels, within, digits = plant(args.data, condition, args.seed, 'test')
         accuracies = removal(explainer, pictures, labels, within, digits, marks(args.seed),
                              generator(args.seed, 'other digits'))
         n = min(args.digits, len(pictures))
-        maps = heatmaps(explainer, pictures[:n] / np.float32(255))
+        maps = joined([explainer.heatmaps(part / np.float32(255))
+                       for part in batches(pictures[:n], BATCH)])
         results[condition] = on_mark(maps, within[:n])
         tables.append(f'{condition}: {meaning}. Accuracy {accuracies[0]:.1%}, without the mark '
                       f'{accuracies[1]:.1%}, with another digit {accuracies[2]:.1%}\n'
                       f'{report(results[condition])}')
-        shown[condition] = pictures[:SHOWN], within[:SHOWN], maps
+        shown.append((pictures[:SHOWN], within[:SHOWN], maps))
     title = f'{n} test pictures, {args.epochs} epochs, seed {args.seed}'
-    figure = draw(*shown['mark'], results)
-    write_report(args.results, 'planted', figure, title, '\n\n'.join(tables))
+    write_report(args.results, 'planted', draw(*shown[0], results), title, '\n\n'.join(tables))
 
 
 def main(argv=None):
@@ -168,12 +156,7 @@ def main(argv=None):
     parser.add_argument('--epochs', type=count, default=2, help='of training (default: 2)')
     parser.add_argument('--seed', type=seed, default=0,
                         help='draws marks, places and the training (default: 0)')
-    parser.add_argument('--data', type=Path, default=HERE / 'mnist.npz', metavar='FILE',
-                        help='default: mnist/mnist.npz')
-    parser.add_argument('--logdir', type=Path, default=HERE / 'logs' / 'planted', metavar='DIR',
-                        help='of the trainings (default: mnist/logs/planted)')
-    parser.add_argument('--results', type=Path, default=HERE / 'results', metavar='DIR',
-                        help='default: mnist/results')
+    add_paths(parser, data='mnist.npz', logdir='logs/planted', results='results')
     parser.run(evaluate, argv)
 
 

@@ -7,18 +7,18 @@ about 99.4% after two minutes. A training that was stopped, or even killed, goes
 checkpoint when it is started again, and gives the same weights as one that was not. `tensorboard
 --logdir mnist/logs` (not among the requirements) shows the curves and the graph.
 """
-from pathlib import Path
+from functools import partial
+import hashlib
 
 import numpy as np
 
-from checkpoint import BEST, Damaged, best_checkpoint, check_logdir, checkpoints, restore
+from checkpoint import best_checkpoint, checkpoints, restore
 from common import (
-    Parser, Refused, count, make_folder, number, open_session, precision, progress_bar, seed,
-    silence, tf)
+    Parser, Refused, add_paths, count, make_folder, number, open_session, precision, progress_bar,
+    seed, silence, tf)
 import data
 from model import SIDE, Weights, forward, variables
 
-HERE = Path(__file__).resolve().parent
 SAVE_EVERY = 100  # steps
 L2 = 1e-4
 DECAY = 0.99  # of the running average of the weights, which is validated, tested and kept
@@ -44,8 +44,8 @@ class Trainer:
         weights = variables(settings['seed'])
         self.step = tf.train.get_or_create_global_step()
         self.best = kept('best_accuracy', 0.0)
-        self.settings = {name: kept(f'option_{name}', str(value))
-                         for name, value in settings.items()}
+        self.settings = kept('settings', ' '.join(f'--{name} {value}'
+                                                  for name, value in settings.items()))
         pixels = tf.cast(self.images, tf.float32)[..., None] / 255
         dropout_seed = tf.stack([np.int64(settings['seed']), self.step])
         logits = forward(warped(pixels, self.warps), weights, dropout_seed)[-1]
@@ -88,40 +88,26 @@ class Trainer:
         self.session.run(self.initialise)
         if not last:
             return 0
-        wanted = self.session.run(self.settings)
+        wanted = self.session.run(self.settings).decode()
         self.saver.recover_last_checkpoints(last)
         self.best_saver.recover_last_checkpoints(checkpoints(logdir, 'best'))
-        self.restore_newest(last)
-        for name, found in self.session.run(self.settings).items():
-            if found != wanted[name]:
-                raise Refused(f'{logdir} holds a training with other --{name} (that one '
-                              f'{found.decode()}, this one {wanted[name].decode()}); use another '
-                              '--logdir')
+        restore(self.session, self.saver, last[-1],
+                {variable.op.name: variable for variable in tf.global_variables()})
+        found = self.session.run(self.settings).decode()
+        if found != wanted:
+            raise Refused(f'{logdir} holds a training with {found}, not with {wanted}: use another '
+                          '--logdir')
         return self.session.run(self.step)
-
-    def restore_newest(self, found):
-        """Reads the newest intact checkpoint and names those that are damaged.
-
-        Raises Damaged if all are.
-        """
-        wanted = {variable.op.name: variable for variable in tf.global_variables()}
-        for i, checkpoint in enumerate(reversed(found), 1):
-            try:
-                return restore(self.session, self.saver, checkpoint, wanted)
-            except Damaged:
-                if i == len(found):
-                    raise
-                print(f'{checkpoint} is damaged: going on from the one before')
 
     def save(self, logdir):
         """Writes a checkpoint from which the training can go on."""
         self.write(self.saver, logdir / 'last')
 
-    def write(self, saver, path, *note):
+    def write(self, saver, path):
         """Writes a checkpoint. Raises Refused, on a full disk say; earlier ones remain."""
         try:
             with silence():
-                saver.save(self.session, str(path), self.step, *note, write_meta_graph=False)
+                saver.save(self.session, str(path), self.step, write_meta_graph=False)
         except (tf.errors.OpError, OSError, ValueError, RuntimeError) as error:
             reason = str(error).strip().splitlines()[-1][:200]
             raise Refused(f'cannot write {path} ({reason}); earlier checkpoints remain') from None
@@ -136,7 +122,7 @@ class Trainer:
         """The validation accuracy; the weights with the best one yet are saved as such."""
         accuracy = self.accuracy(images, labels)
         if accuracy > self.session.run(self.best):
-            self.write(self.best_saver, logdir / 'best', BEST)
+            self.write(self.best_saver, logdir / 'best')
             self.best.load(accuracy, self.session)
         self.save(logdir)
         return accuracy
@@ -175,11 +161,11 @@ def train_epoch(trainer, epoch, batches, done, total, logdir, writer):
 
 def train(args):
     """Trains, or goes on with a training, and tests."""
-    check_logdir(args.logdir)
     make_folder(args.logdir)
     training, validation, test = data.load(args.data, 'train', 'validation', 'test')
     settings = {'seed': args.seed, 'batch-size': args.batch_size, 'epochs': args.epochs,
-                'learning-rate': args.learning_rate, 'data': data.digest(args.data)}
+                'learning-rate': args.learning_rate,
+                'data': hashlib.sha256(args.data.read_bytes()).hexdigest()[:16]}
     with tf.Graph().as_default():
         steps = -(-len(training[0]) // args.batch_size)  # of an epoch
         trainer = Trainer(args.epochs * steps, settings, args.precision)
@@ -199,8 +185,6 @@ def train_epochs(trainer, args, steps, training, validation):
     elif first:
         print(f'going on after step {first} of {args.epochs * steps}')
     with tf.summary.FileWriter(str(args.logdir), tf.get_default_graph()) as writer:
-        restarted = tf.SessionLog(status=tf.SessionLog.START)  # voids what comes after this step
-        writer.add_session_log(restarted, first)
         for epoch in range(first // steps, args.epochs):
             print(f'Epoch {epoch + 1}/{args.epochs}')
             done = max(first - epoch * steps, 0)
@@ -213,29 +197,19 @@ def train_epochs(trainer, args, steps, training, validation):
             print(f'validation accuracy {accuracy:.2%}')
 
 
-def rate(text):
-    """A type for --learning-rate."""
-    return number(text, float, 1e-9, 10)
-
-
 def main(argv=None):
     parser = Parser(__doc__)
     parser.add_argument('--epochs', type=count, default=7,
                         help='passes over the 50,000 training digits (default: 7)')
     parser.add_argument('--batch-size', type=count, default=128,
                         help='digits per step (default: 128)')
-    parser.add_argument('--learning-rate', type=rate, default=2e-3,
-                        help='the highest; it rises over the first tenth of the steps and falls '
-                             'along a cosine (default: 0.002)')
+    parser.add_argument('--learning-rate', type=partial(number, kind=float, low=1e-9, high=10),
+                        default=2e-3, help='the highest of all steps (default: 0.002)')
     parser.add_argument('--seed', type=seed, default=0,
                         help='draws weights, order, warps and dropout (default: 0)')
     parser.add_argument('--precision', type=precision, choices=['float32', 'bfloat16'],
-                        default='float32',
-                        help='bfloat16: faster on processors that have it (default: float32)')
-    parser.add_argument('--data', type=Path, default=HERE / 'mnist.npz', metavar='FILE',
-                        help='default: mnist/mnist.npz')
-    parser.add_argument('--logdir', type=Path, default=HERE / 'logs', metavar='DIR',
-                        help='default: mnist/logs')
+                        default='float32', help='bfloat16: faster on processors that have it')
+    add_paths(parser, data='mnist.npz', logdir='logs')
     parser.run(train, argv)
 
 

@@ -151,7 +151,7 @@ def logdir(training):
 
 @pytest.fixture(scope='session')
 def explainer(logdir):
-    return scripts('mnist').explainer.Explainer(RULES, logdir)
+    return scripts('mnist').explainer.Explainer(RULES, logdir, gradient=True)
 
 
 @pytest.fixture(scope='session')

@@ -5,6 +5,7 @@ width, laid small and off-centre on paper, lit unevenly, and given a sensor's no
 that the network is sure of in MNIST's own form are taken, so that what is counted is the reading of
 the picture and not the network.
 """
+import functools
 import io
 import shutil
 
@@ -40,7 +41,6 @@ UPRIGHT = Image.Exif()
 UPRIGHT[0x0112] = 6
 KINDS = {  # how a digit is saved: an image of it, the file's format, options
     "MNIST's own": (Image.fromarray, 'png', {}),
-    'large': (enlarged, 'png', {}),
     'turned': (turned, 'jpeg', {'quality': 95, 'exif': UPRIGHT}),
     'transparent': (lambda image: transparent(image, 'black'), 'png', {}),
     'transparent, white ink': (lambda image: transparent(image, 'white'), 'png', {}),
@@ -99,9 +99,11 @@ def test_names_are_unique():
 
 # Photographs
 
-def written(image, width):
-    """The digit [28, 28] uint8 as a pen of this width writes it: ink [h, w] in [0, 1], the digit's
-    longer side about 160 pixels."""
+@functools.cache
+def written(digit, width):
+    """The digit [28, 28], as bytes, as a pen of this width writes it: ink [h, w] in [0, 1], the
+    digit's longer side about 160 pixels."""
+    image = np.frombuffer(digit, np.uint8).reshape(28, 28)
     ys, xs = np.nonzero(image > 60)
     image = Image.fromarray(np.pad(image[ys.min():ys.max() + 1, xs.min():xs.max() + 1], 4))
     size = [round(160 / (max(image.size) - 8) * side) for side in image.size]
@@ -131,7 +133,7 @@ def photograph(images, rng, pen=0.1, ink=0.12, paper=0.88, size=0.2, fall=0.0, s
     light = 1 - fall * (x + y) / 1.75 - shadow * (x + 0.3 * y > 0.6)
     cover = np.zeros((480, 640))
     for i, image in enumerate(images):
-        strokes = Image.fromarray(written(image, pen))
+        strokes = Image.fromarray(written(image.tobytes(), pen))
         strokes = strokes.resize([round(size * 4 * side) for side in strokes.size],
                                  Image.Resampling.BOX).rotate(rng.uniform(-8, 8), expand=True)
         (width, height), top, left = strokes.size, rng.integers(20, 60), 40 + 250 * i
@@ -143,10 +145,8 @@ def photograph(images, rng, pen=0.1, ink=0.12, paper=0.88, size=0.2, fall=0.0, s
 
 
 CONDITIONS = {
-    'felt pen': {}, 'felt pen, light falls off': dict(fall=0.6),
-    'thin pen': dict(pen=0.02, size=0.4), 'thin pen, falling': dict(pen=0.02, size=0.4, fall=0.45),
-    'marker': dict(pen=0.17, fall=0.4), 'small': dict(size=0.12, fall=0.4),
-    'ballpoint': dict(pen=0.05, ink=0.22, fall=0.3), 'pencil': dict(pen=0.06, ink=0.55, fall=0.3),
+    'felt pen, light falls off': dict(fall=0.6), 'small': dict(size=0.12, fall=0.4),
+    'thin pen': dict(pen=0.02, size=0.4, fall=0.45), 'pencil': dict(pen=0.06, ink=0.55, fall=0.3),
     'shadow': dict(shadow=0.45), 'ruled': dict(lines=0.25, fall=0.3),
     'blackboard': dict(ink=0.8, paper=0.22, fall=0.45), 'noisy': dict(noise=0.06, fall=0.3),
 }
@@ -154,10 +154,10 @@ CONDITIONS = {
 
 @pytest.fixture(scope='module')
 def seen(explained, digits):
-    """6 test digits that the small network is sure of, and what it sees in them."""
+    """4 test digits that the small network is sure of, and what it sees in them."""
     logits = np.sort(explained.logits, 1)
     sure = (explained.logits.argmax(1) == digits[1]) & (logits[:, -1] - logits[:, -2] > 2)
-    return digits[0][sure][:6], digits[1][sure][:6]
+    return digits[0][sure][:4], digits[1][sure][:4]
 
 
 def count_right(explainer, files, labels):
@@ -168,30 +168,29 @@ def count_right(explainer, files, labels):
 
 @pytest.mark.parametrize('name', CONDITIONS)
 def test_digits_in_photographs_are_seen(explainer, seen, name):
-    """Of 6, whatever the light; the small network has not seen strokes of other pens."""
+    """Whatever the light; the small network has not seen strokes of other pens."""
     rng = np.random.default_rng(5)
     files = [photograph([image], rng, **CONDITIONS[name]) for image in seen[0]]
-    assert count_right(explainer, files, seen[1]) >= 5
+    assert count_right(explainer, files, seen[1]) >= 3
 
 
 @pytest.mark.parametrize('paper, ink', [(235, 45), (40, 220)])
 def test_digits_cut_to_their_ink_are_seen(explainer, seen, paper, ink):
     files = []
     for image in seen[0]:
-        strokes = Image.fromarray(written(image, 0.1))
+        strokes = Image.fromarray(written(image.tobytes(), 0.1))
         strokes = np.asarray(strokes.crop(strokes.getbbox()))
         Image.fromarray(np.uint8(paper + (ink - paper) * strokes)).save(file := io.BytesIO(), 'png')
         files.append(file)
-    assert count_right(explainer, files, seen[1]) >= 5
+    assert count_right(explainer, files, seen[1]) >= 3
 
 
 @pytest.mark.parametrize('name, digit_count', [
-    ('felt pen', 2), ('felt pen, light falls off', 2), ('felt pen', 0), ('noisy', 0), ('ruled', 0),
-    ('felt pen, light falls off', 0), ('shadow', 0)])
+    ('felt pen, light falls off', 2), ('noisy', 0), ('ruled', 0), ('shadow', 0)])
 def test_what_is_not_one_digit_is_refused(digits, name, digit_count):
     """Two digits, or paper alone: neither a shadow's edge nor the paper's lines are ink."""
-    for seed in range(3):
-        images = digits[0][[1, 3, 4, 5, 6, 7]][2 * seed:2 * seed + digit_count]
+    for seed in range(2):
+        images = digits[0][[1, 3, 4, 5]][2 * seed:2 * seed + digit_count]
         file = photograph(images, np.random.default_rng(seed), **CONDITIONS[name])
         with pytest.raises(scripts('mnist').common.Refused):
             scripts('mnist').digit.digit(file)

@@ -16,8 +16,6 @@ TABLES = {
     'strides and no padding instead of pooling': """
         Layer('conv1', 'conv', 9, (4, 4), 2, 'VALID'), Layer('conv2', 'conv', 8, (3, 3), 2),
         Layer('flatten', 'flatten'), Layer('dense1', 'dense', 30), Layer('dense2', 'dense', 10),""",
-    'dense layers alone': """
-        Layer('flatten', 'flatten'), Layer('hidden', 'dense', 40), Layer('logits', 'dense', 10),""",
 }
 WRONG = {
     'eleven logits': ("Layer('f', 'flatten'), Layer('b', 'dense', 11),", ['11', '10']),
