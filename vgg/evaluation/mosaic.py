@@ -9,8 +9,7 @@ Focus (Arias-Duart et al. 2022). A map that knows no class has 0.25. Only classe
 positive in the mosaic count, for those the network sees there; a last column counts all four.
 
 Compared with the others: relevance minus the mean of the other three classes'; for a rule of one
-sign, each scaled to the same sum. Gradient x input and the picture's edges are measured, too.
-Intervals are 95% bootstrap intervals over photographs, each drawn with all its classes.
+sign, each scaled to the same sum. Intervals are 95% bootstrap intervals over photographs.
 """
 import itertools
 
@@ -18,9 +17,10 @@ from matplotlib.figure import Figure
 import numpy as np
 
 from common import Refused, count, progress_bar, seed
+from evaluation.flip import edge_strength
 from evaluation.measures import (
-    bars, batches, edge_strength, estimate, generator, indistinguishable, joined, panels, ranked,
-    share_within, table)
+    bars, batches, estimate, generator, indistinguishable, joined, panels, ranked, share_within,
+    table)
 from heatmaps import colour
 from networks.class_names import class_names
 from pictures import resized
@@ -55,8 +55,7 @@ def draw_four(classes, rng):
 
 
 def draw_mosaics(classes, count, seed):
-    """The indices of four pictures for each mosaic: [count, 4]. Raises Refused without four
-    classes."""
+    """The indices of four pictures for each mosaic: [count, 4]."""
     kinds = len(set(classes) - {-1})
     if kinds < 4:
         raise Refused('a mosaic needs pictures of four classes, each with a probability of at '
@@ -83,21 +82,22 @@ def mosaic(images):
 def maps_of(explainer, composites, images, targets):
     """The heatmaps [n, 4, h, w] of four targets [n, 4] of each image: {method: heatmaps}.
 
-    And the same ready to be compared, those of rules of one sign scaled to the same sum, and the
-    targets' logits [n, 4]. Edges know no class, so there is nothing to compare.
+    And the same compared with the others, after those of rules of one sign were scaled to the same
+    sum, and the targets' logits [n, 4]. Edges know no class, so there is nothing to compare.
     """
     found = [explainer(images, target) for target in targets.T]
-    alone, ready = {}, {}
+    alone, compared = {}, {}
     for rule, composite in composites.items():
-        alone[rule] = np.stack([each.relevance[rule].sum(-1) for each in found], 1)
-        started = np.stack([each.started[rule] for each in found], 1)[..., None, None]
-        scaled = one_sign(composite, explainer.table)
-        ready[rule] = alone[rule] / np.where(started, started, 1) if scaled else alone[rule]
+        alone[rule] = r = np.stack([each.relevance[rule].sum(-1) for each in found], 1)
+        if one_sign(composite, explainer.table):
+            started = np.stack([each.started[rule] for each in found], 1)[..., None, None]
+            r = r / np.where(started, started, 1)
+        compared[rule] = contrasted(r)
     gradient = [explainer.gradient_times_input(images, target).sum(-1) for target in targets.T]
-    alone['gradient x input'] = ready['gradient x input'] = np.stack(gradient, 1)
-    edges = np.stack([edge_strength(image) for image in images])
-    alone['edges'] = np.repeat(edges[:, None], 4, 1)
-    return alone, ready, np.take_along_axis(found[0].logits, targets, 1)
+    alone['gradient x input'] = np.stack(gradient, 1)
+    compared['gradient x input'] = contrasted(alone['gradient x input'])
+    alone['edges'] = np.stack([[edge_strength(image)] * 4 for image in images])
+    return alone, compared, np.take_along_axis(found[0].logits, targets, 1)
 
 
 def contrasted(maps):
@@ -114,20 +114,16 @@ def shares_of(explainer, composites, images, classes, fours, batch_size):
     places = quarters(*images[0].shape[:2])
     for batch in batches(fours, batch_size, bar):
         mosaics = np.stack([mosaic([images[i] for i in four]) for four in batch])
-        alone, ready, logits = maps_of(explainer, composites, mosaics, classes[batch])
-        parts.append(({method: share_within(r, places) for method, r in alone.items()},
-                      {method: share_within(contrasted(r), places) for method, r in ready.items()},
-                      logits))
+        *maps, logits = maps_of(explainer, composites, mosaics, classes[batch])
+        shares = [{method: share_within(r, places) for method, r in each.items()} for each in maps]
+        parts.append((*shares, logits))
     alone, compared, logits = zip(*parts)
     return joined(alone), joined(compared), np.concatenate(logits)
 
 
-def estimated(shares, counted, owners):
-    """{method: Estimate} of shares {method: [m, 4]}, of the classes that are counted [m, 4], bool.
-
-    owners: [m, 4], the photograph of each class.
-    """
-    return {method: estimate(np.where(counted, each, np.nan), owners)
+def estimated(shares, counted, fours):
+    """{method: Estimate} of shares {method: [m, 4]}, of the classes that are counted [m, 4]."""
+    return {method: estimate(np.where(counted, each, np.nan), fours)
             for method, each in shares.items()}
 
 
@@ -138,8 +134,7 @@ def example(explainer, composites, images, classes, four):
     whole, rules = mosaic([images[i] for i in four]), list(composites)
     alone, _, logits = maps_of(explainer, composites, whole[None], classes[None, four])
     known = class_names(explainer.network)
-    titles = [f'{known[target]}, logit {logit:.1f}'
-              for target, logit in zip(classes[four], logits[0])]
+    titles = [f'{known[k]}, logit {logit:.1f}' for k, logit in zip(classes[four], logits[0])]
     shown = [rule for rule in SHOWN if rule in rules] or rules[:3]
     rows = [[whole.squeeze(), *(colour(r, whole.shape[1::-1]) for r in alone[rule][0])]
             for rule in shown]
@@ -176,7 +171,7 @@ def measure(explainer, pictures, args):
                                           args.batch_size)
     seen = logits > 0
     alone, compared = estimated(shares, seen, fours), estimated(contrasts, seen, fours)
-    every = estimated(shares, np.ones_like(seen), fours)
+    every = estimated(shares, True, fours)
     best = fours[seen.sum(1).argmax()]  # all four are seen, if there is such a mosaic
     shown = example(explainer, composites, images, classes, best)
     title = (f'{args.count} mosaics of {(classes >= 0).sum()} pictures, seed {args.seed}: '
