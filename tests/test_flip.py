@@ -101,7 +101,7 @@ def test_gain_is_what_most_first_costs_more_than_least_first():
     table = scripts('vgg').flip.report({key: np.array([[5.0] * 6, [5 - fall] * 6])
                                         for key, fall in drop.items()})
     line, = [line for line in table.splitlines() if line.split()[0] == 'rule']
-    assert [float(word) for word in line.split()[1::3]] == [2, 0.5, 1.5]
+    assert [float(word) for word in line.split()[1::4]] == [2, 0.5, 1.5]
 
 
 def test_mnist_script_puts_the_rules_ahead_of_random(printed, small, logdir, tmp_path):
@@ -160,12 +160,13 @@ def test_flip_from_its_command_to_its_files(small_vgg, tmp_path, capsys):
 
 def test_randomise_from_its_command_to_its_files(small_vgg, tmp_path, capsys):
     vgg, options = small_vgg
-    end = run(vgg.evaluate.main, capsys, 'randomise', *options, '--rule', 'deep-taylor', 'epsilon')
+    end = run(vgg.evaluate.main, capsys, 'randomise', *options, '--draws', 2, '--rule',
+              'deep-taylor', 'epsilon')
     assert end.status == 1 and 'broken.jpg' in end.err[0]
     lines = (tmp_path / 'r' / 'randomise.txt').read_text().splitlines()[1:]
     assert lines[::10] == ['correlation', 'correlation of absolute values', 'rise in entropy']
     for k, intact in (0, 1), (10, 1), (20, 0):
-        table = {line.split()[0]: list(map(float, line.split()[1::3]))
+        table = {line.split()[0]: list(map(float, line.split()[1::4]))
                  for line in lines[k + 2:k + 10]}
         assert list(table)[:3] == ['intact', 'predictions', 'fc1']
         assert list(table)[-1] == 'block1_conv1' and table['intact'] == [intact, intact]
@@ -198,11 +199,11 @@ def test_randomising_leaves_the_network_as_it_was(small_vgg):
     explainer = vgg.explainer.open_explainer('caltech101', ['deep-taylor', 'epsilon'])
     images = np.random.default_rng(0).integers(0, 256, [2, 224, 224, 3], np.uint8)
     before = explainer(images)
-    found, shown = vgg.randomise.cascade(explainer, images, 2, 0)
+    found, shown = vgg.randomise.cascade(explainer, images, 2, 1, 0)
     after = explainer(images)
     for rule, r in before.relevance.items():
         np.testing.assert_array_equal(r, after.relevance[rule])
-    assert {values['epsilon'].shape for values in found.values()} == {(2, 3)}
+    assert {values['epsilon'].shape for values in found.values()} == {(1, 2, 3)}
     assert shown['fc1']['epsilon'].shape == (224, 224)
     last = found['block1_conv1']['deep-taylor']
     assert (last[..., 1] >= last[..., 0] - 1e-9).all()  # never negative: absolute is as it is

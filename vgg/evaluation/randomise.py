@@ -4,21 +4,22 @@
     python vgg/evaluate.py randomise vgg/images --weights caltech101 --precision bfloat16
 
 Makes the weights of the layers random one after the other, from the logits down to the pixels, and
-explains the pictures anew at each stage, always for the class that the intact network saw. Weights
-are permuted within each unit, which keeps its bias and the sum of its weights, so that no layer
-becomes silent.
+explains the pictures anew at each stage, always for the class that the intact network saw. The
+weights are permuted within each unit, which keeps its bias and the sum of its weights, so that no
+layer becomes silent. (Adebayo et al. draw new ones.)
 
 Spearman's rank correlation with the intact network's heatmaps is given twice: of relevance as a
 share of what it started from, and of its absolute values. It cannot rank rules, for noise changes
 most of all (Binder et al. 2023). So a third table gives the rise in entropy of the heatmap's
-histogram (efficient MPRT, Hedstroem et al. 2024). Intervals are 95% bootstrap intervals over
-pictures; --seed draws other weights.
+histogram (efficient MPRT, Hedstroem et al. 2024). Each cell: the mean over pictures and draws, its
+95% bootstrap interval over pictures, and the lowest and highest draw.
 """
 from matplotlib.figure import Figure
 import numpy as np
 
-from common import progress_bar, seed
-from evaluation.measures import batches, curves, estimate, generator, joined, panels, table
+from common import count, progress_bar, seed
+from evaluation.measures import (
+    batches, estimate, generator, in_words, joined, panels, table)
 from heatmaps import colour
 from pictures import HEIGHT
 
@@ -30,26 +31,29 @@ STAGES = 7  # drawn
 
 
 def add_options(group):
-    group.add_argument('--seed', type=seed, default=0, help='draws the weights (default: 0)')
+    group.add_argument('--draws', type=count, default=3, metavar='N', help='how often (default: 3)')
+    group.add_argument('--seed', type=seed, default=0, help='what is drawn (default: 0)')
 
 
 def permuted(kernel, rng):
-    """A kernel with the weights of each unit permuted. Two logits -z and z stay that."""
+    """The kernel with the weights of each unit permuted. Two logits -z and z stay that."""
     units = kernel.reshape(-1, kernel.shape[-1])
     if units.shape[1] == 2 and (units[:, 0] == -units[:, 1]).all():
-        z = rng.permuted(units[:, 1])
-        return np.stack([-z, z], 1).reshape(kernel.shape)
+        half = rng.permuted(units[:, 1:], axis=0)
+        return np.concatenate([-half, half], 1).reshape(kernel.shape)
     return rng.permuted(units, axis=0).reshape(kernel.shape)
 
 
-def stages(explainer, seed):
-    """Makes layer after layer random, from the logits down, and yields the name of each; 'intact'
-    first. Leaves the network as it was."""
-    yield 'intact'
+def stages(explainer, draw, seed):
+    """Makes layer after layer random, from the logits down, and yields the name of each.
+
+    Leaves the network as it was.
+    """
     kept = {}
     for name in reversed(explainer.variables):
-        kernel, bias = kept[name] = explainer.read(name)
-        explainer.replace(name, permuted(kernel, generator(seed, 'permute', 0, name)), bias)
+        kept[name] = explainer.read(name)
+        kernel, bias = kept[name]
+        explainer.replace(name, permuted(kernel, generator(seed, 'permute', draw, name)), bias)
         yield name
     for name, weights in kept.items():
         explainer.replace(name, *weights)
@@ -92,37 +96,49 @@ def compared(one, other):
             entropy(other) - entropy(one))
 
 
-def cascade(explainer, images, batch_size, seed):
-    """Explains the images [n, h, w, channels] at each stage.
+def cascade(explainer, images, batch_size, draws, seed):
+    """Explains the images [n, h, w, channels] at each stage, for each draw.
 
-    Returns {stage: {rule: [n, 3], as KINDS says}}, intact first, and the first image's heatmaps
-    {stage: {rule: [h, w]}}.
+    Returns {stage: {rule: [draws, n, 3], as KINDS says}}, intact first, and the first image's
+    heatmaps of the first draw {stage: {rule: [h, w]}}.
     """
     targets = np.concatenate([explainer.classify(batch).argmax(1)
                               for batch in batches(images, batch_size)])
-    intact, found, shown, bar = None, {}, {}, progress_bar(1 + len(explainer.variables), 'stage')
-    for name in stages(explainer, seed):
-        maps = heatmaps(explainer, images, targets, batch_size)
-        intact = intact or maps
-        shown[name] = {rule: r[0] for rule, r in maps.items()}
-        found[name] = {rule: np.array([compared(*pair) for pair in zip(intact[rule], r)])
-                       for rule, r in maps.items()}
-        bar.add(1)
-    return found, shown
+    intact = heatmaps(explainer, images, targets, batch_size)
+    found, shown, bar = {}, {}, progress_bar(draws * len(explainer.variables), 'layer')
+
+    def note(name, maps):
+        shown.setdefault(name, {rule: r[0] for rule, r in maps.items()})
+        for rule, r in maps.items():
+            pairs = [compared(one, other) for one, other in zip(intact[rule], r)]
+            found.setdefault(name, {}).setdefault(rule, []).append(pairs)
+
+    note('intact', intact)
+    for draw in range(draws):
+        for name in stages(explainer, draw, seed):
+            note(name, heatmaps(explainer, images, targets, batch_size))
+            bar.add(1)
+    return {name: {rule: np.array(each) for rule, each in rules.items()}
+            for name, rules in found.items()}, shown
 
 
 def draw(found, shown):
-    """What KINDS says by stage, above the first image's heatmaps."""
+    """What KINDS says by stage, with the range of the draws, above the first image's heatmaps."""
     names, rules = list(found), list(found['intact'])
     figure = Figure(figsize=(12, 4.6 + 1.7 * len(rules)), dpi=100, layout='constrained')
     upper, lower = figure.subfigures(2, 1, height_ratios=[4.6, 1.7 * len(rules)])
     chosen = np.unique(np.linspace(0, len(names) - 1, STAGES).round().astype(int))
     for k, axes in enumerate(upper.subplots(1, len(KINDS))):
-        lines = {rule: [stage[rule][:, k].mean() for stage in found.values()] for rule in rules}
-        curves(axes, range(len(names)), lines, [])
+        for rule in rules:
+            draws = [stage[rule][..., k].mean(-1) for stage in found.values()]
+            line, = axes.plot(list(map(np.mean, draws)), marker='o', markersize=3, label=rule)
+            axes.fill_between(range(len(names)), list(map(min, draws)), list(map(max, draws)),
+                              color=line.get_color(), alpha=0.2)
         axes.set(xticks=chosen, title=KINDS[k])
         axes.set_xticklabels([names[i] for i in chosen], rotation=35, ha='right', fontsize=8)
-    upper.suptitle('all layers from the logits down to this one random')
+        axes.grid(alpha=0.3)
+    upper.suptitle('all layers from the logits down to this one random; bands: the range of draws')
+    upper.legend(*axes.get_legend_handles_labels(), loc='outside lower center', ncols=len(rules))
     height, width = shown['intact'][rules[0]].shape
     size = round(HEIGHT * width / height), HEIGHT
     rows = [(rule, [colour(shown[names[i]][rule], size) for i in chosen]) for rule in rules]
@@ -130,11 +146,17 @@ def draw(found, shown):
     return figure
 
 
+def cell(values):
+    """'0.43 [0.38, 0.48] 0.30..0.55' of values [draws, n]."""
+    by_draw = values.mean(1)
+    return f'{in_words(estimate(values.mean(0)))} {by_draw.min():.2f}..{by_draw.max():.2f}'
+
+
 def report(found):
     """A table for each of KINDS: a line for each stage, a column for each rule."""
     lines = []
     for k, kind in enumerate(KINDS):
-        columns = {rule: {name: estimate(stage[rule][:, k]) for name, stage in found.items()}
+        columns = {rule: {name: cell(stage[rule][..., k]) for name, stage in found.items()}
                    for rule in found['intact']}
         lines += [kind, table('random down to', list(found), columns)]
     return '\n'.join(lines)
@@ -143,5 +165,6 @@ def report(found):
 def measure(explainer, pictures, args):
     """The experiment. Returns a figure, a title and a table."""
     images = np.stack([picture.seen for picture in pictures])
-    found, shown = cascade(explainer, images, args.batch_size, args.seed)
-    return draw(found, shown), f'{len(images)} pictures, seed {args.seed}', report(found)
+    found, shown = cascade(explainer, images, args.batch_size, args.draws, args.seed)
+    title = f'{len(images)} pictures, {args.draws} draws, seed {args.seed}'
+    return draw(found, shown), title, report(found)
