@@ -70,7 +70,7 @@ def test_done_means_that_all_files_are_of_this_run_and_whole(ending):
     put()
     whole = file.read_bytes()
     contents = {whole[:-1]: 'incomplete', whole[:-9]: 'incomplete', b'': 'incomplete',
-                other: 'made with other options: --target'}
+                other: 'made with other options'}
     if ending != '.jpg':  # by which the others are known
         contents[whole[:9]] = 'incomplete'
     for content, reason in contents.items():
@@ -93,15 +93,16 @@ def strangers():
 def test_a_strangers_file_is_never_replaced(ending):
     file, picture = Path(f'results/a{ending}'), Path('a.png').read_bytes()
     for make in [*(lambda content=each: file.write_bytes(content) for each in strangers()),
-                 lambda: file.symlink_to(Path('a.png').resolve()), file.mkdir]:
+                 lambda: file.symlink_to(Path('a.png').resolve()),
+                 lambda: file.symlink_to('nowhere'), file.mkdir]:
         put()
         file.unlink()
         make()
-        before = file.is_file() and file.read_bytes()
+        before = file.is_file() and file.read_bytes(), file.is_symlink()
         for act in (wrong, put):
-            with pytest.raises(Refused, match=f'a{ending} is not a result'):
+            with pytest.raises(Refused, match=f'a{ending} (is not|cannot be)'):
                 act(overwrite=True)
-        assert before == (file.is_file() and file.read_bytes())
+        assert before == (file.is_file() and file.read_bytes(), file.is_symlink())
         assert Path('a.png').read_bytes() == picture
         file.rmdir() if file.is_dir() else file.unlink()
 
@@ -137,56 +138,52 @@ def test_two_runs_at_once_with_pictures_of_one_name(paths, winners):
             file.unlink()
 
 
-@pytest.mark.parametrize('written', [True, False])
-def test_results_of_the_version_before_are_made_again(written, capsys):
-    """The record was in the JPG alone; it says whether the .npz is ours. Why is said."""
+def test_results_of_the_version_before_are_made_again(capsys):
+    """The record was in the JPG alone, by which the .npz is known. Why is said."""
     record = {'version': 4, 'picture': 'a.png', 'stamp': [1, digest('a.png')], 'weights': 'n',
-              'digest': 'n1', 'options': {'save_relevance': written}}
+              'digest': 'n1', 'options': {}}
     np.savez('results/a.npz', **{'relevance/epsilon': np.zeros(3)})
     Image.new('RGB', (9, 9)).save('results/a.jpg', comment=json.dumps(record).encode())
     todo, failed = VGG.run.left([Job('a', 'a.png')], output())
-    said = '1 made again: it was made by another version of this script\n' if written else ''
-    assert capsys.readouterr().out == said and (len(todo), len(failed)) == (written, not written)
-    if written:
-        put(network='n2', told='other.keras')
-        assert wrong() == 'made with other.keras'
+    said = '1 made again: it was made by another version of this script\n'
+    assert capsys.readouterr().out == said and todo and not failed
+    put(network='n2', told='other.keras')
+    assert wrong() == 'made with another network, other.keras'
 
 
 def test_what_the_system_cannot_read_is_a_failed_picture(lrp, monkeypatch):
     files = [photograph(Path(f'{i}.png'), seed=i) for i in range(3)]
     lrp(files[2])
 
-    def fails(path, *mode):
+    def fails(path):
         if str(path) in ('0.png', 'results/2.jpg'):
             raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
-        return io.open(path, *mode)
-
-    def content_of(path):
-        with fails(path, 'rb') as file:
+        with open(path, 'rb') as file:
             return file.read()
-    monkeypatch.setattr(results, 'open', fails, raising=False)
-    monkeypatch.setattr(Path, 'read_bytes', content_of)
+    monkeypatch.setattr(Path, 'read_bytes', fails)
     end = lrp(*files)
     assert end.status == 1 and end.summary.startswith('1 explained, 0 done before, 2 failed')
     assert ['cannot be read (Input/output error)' in line for line in end.err] == [True, True]
 
 
-def test_temporary_files():
+def test_temporary_files(monkeypatch):
     """Names are this process's own; links there are not followed; what a dead one left goes."""
     common, folder, content = VGG.common, Path('results'), Path('a.png').read_bytes()
     dead, own = subprocess.Popen([sys.executable, '-c', '']), f'{common.platform.node()}-'
     dead.wait()
-    planted = f'{own}{os.getpid()}-{next(common.NUMBERS) + 2}'
     for name in (f'{own}{dead.pid}-1', f'{own}1-1', 'there-7-1', 'there-7-2', 'x.jpg'):
         (folder / f'.unfinished-{name}').touch()
     os.utime(folder / '.unfinished-there-7-2', (time.time() - 10 ** 5,) * 2)
-    (folder / f'.unfinished-{planted}').symlink_to('../a.png')
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(common.make_folder, [folder] * 200))
     common.write(folder / 'x', b'x')
-    assert Path('a.png').read_bytes() == content
     assert {path.name.removeprefix('.unfinished-') for path in folder.iterdir()} == {
-        f'{own}1-1', planted, 'there-7-1', 'x.jpg', 'x'}
+        f'{own}1-1', 'there-7-1', 'x.jpg', 'x'}
+    monkeypatch.setattr(common.secrets, 'token_hex', str)
+    (folder / f'.unfinished-{own}{os.getpid()}-8').symlink_to('../a.png')
+    with pytest.raises(FileExistsError):
+        common.write(folder / 'y', b'y')
+    assert Path('a.png').read_bytes() == content
 
 
 def test_weights_that_are_replaced_while_they_are_read(lrp, monkeypatch):
@@ -206,7 +203,7 @@ def test_names_of_many_pictures_of_one_name():
 def test_other_programs_are_not_started(monkeypatch):
     """By an EPS that is named .jpg, for example."""
     monkeypatch.setattr(EpsImagePlugin, 'Ghostscript', lambda *_: pytest.fail('started'))
-    with pytest.raises(Refused, match='no format that Pillow decodes'):
+    with pytest.raises(Refused, match='no kind that Pillow decodes'):
         VGG.pictures.decoded('a.jpg', b'%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EOF\n')
 
 

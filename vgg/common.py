@@ -1,17 +1,17 @@
 """What the scripts share: TensorFlow without its log, the command line, files written whole."""
 import argparse
-import atexit
 import contextlib
 import errno
 import functools
 import importlib
 import io
-import itertools
 import os
 from pathlib import Path
 import platform
+import secrets
 import subprocess
 import sys
+import tempfile
 import textwrap
 import time
 from types import ModuleType
@@ -41,41 +41,27 @@ def collected(calls):
 
 
 class Stopped(Exception):
-    """A signal ended the work. The message says how to continue.
-
-    failures: a line for each input that had failed.
-    """
-
-    def __init__(self, signal_number, message, failures):
-        super().__init__(message)
-        self.status, self.failures = 128 + signal_number, failures
+    """A signal ended the work. Arguments: the exit status, and lines to print."""
 
 
 @contextlib.contextmanager
 def silence():
-    """Discards standard error, unless this process dies of it: some of TensorFlow's libraries log
-    there whatever the settings."""
+    """Discards standard error: some of TensorFlow's libraries log there whatever the settings.
+
+    Another process reads it, and shows it if this one dies before the zero byte at the end.
+    """
+    code = 'import sys; sys.stderr.buffer.write(sys.stdin.buffer.read().rpartition(b"\\0")[2])'
     sys.stderr.flush()
     stderr = os.dup(2)
-    os.dup2(watcher(), 2)
-    try:
-        yield
-    finally:
-        with contextlib.suppress(OSError):
+    with subprocess.Popen([sys.executable, '-I', '-S', '-c', code], stdin=subprocess.PIPE,
+                          start_new_session=True) as reader:
+        os.dup2(reader.stdin.fileno(), 2)
+        try:
+            yield
+        finally:
             os.write(2, b'\0')
-        os.dup2(stderr, 2)
-        os.close(stderr)
-
-
-@functools.cache
-def watcher():
-    """Starts a process that waits for the end of this one, and then shows what was written to it
-    after the last zero byte. Returns where to write."""
-    code = 'import sys; sys.stderr.buffer.write(sys.stdin.buffer.read().rpartition(b"\\0")[2])'
-    process = subprocess.Popen([sys.executable, '-I', '-S', '-c', code], stdin=subprocess.PIPE,
-                               start_new_session=True)
-    atexit.register(process.communicate)
-    return process.stdin.fileno()
+            os.dup2(stderr, 2)
+            os.close(stderr)
 
 
 @functools.cache
@@ -126,7 +112,7 @@ class Parser(argparse.ArgumentParser):
                          formatter_class=argparse.RawDescriptionHelpFormatter)
 
     def error(self, message):
-        self.exit(2, f'{self.prog}: {one_line(message)}\n')
+        self.end(2, [message])
 
     def run(self, job, argv=None):
         """Runs job(args) for the arguments argv (default: the command line's), and exits.
@@ -143,9 +129,9 @@ class Parser(argparse.ArgumentParser):
         except Refused as error:
             self.error(str(error))
         except Stopped as error:
-            self.end(error.status, [*error.failures, str(error)])
+            self.end(*error.args)
         except KeyboardInterrupt:
-            self.exit(130, f'{self.prog}: stopped\n')
+            self.end(130, ['stopped'])
         except BrokenPipeError:  # the reader of our output has gone
             os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
             self.exit(141)
@@ -164,21 +150,20 @@ def one_line(text):
 
 def count(text):
     """A type for options: a whole number from 1 to a million."""
-    return number(text, int, 1, 10 ** 6)
+    return number(text, 1, 10 ** 6)
 
 
 def seed(text):
     """A type for options: the seed of a random generator."""
-    return number(text, int, 0, 2 ** 31 - 1)
+    return number(text, 0, 2 ** 31 - 1)
 
 
-def number(text, kind, low, high):
-    """An int or a float, as `kind` says, from low to high, or ArgumentTypeError."""
+def number(text, low, high):
+    """The whole number in a text, or ArgumentTypeError."""
     with contextlib.suppress(ValueError):
-        if low <= kind(text) <= high:
-            return kind(text)
-    noun = 'a whole number' if kind is int else 'a number'
-    raise argparse.ArgumentTypeError(f'{text} is not {noun} from {low} to {high}')
+        if low <= int(text) <= high:
+            return int(text)
+    raise argparse.ArgumentTypeError(f'{text} is not a whole number from {low} to {high}')
 
 
 def precision(text):
@@ -200,7 +185,6 @@ def progress_bar(total, unit, metrics=()):
 # Files
 
 UNFINISHED = '.unfinished-'
-NUMBERS = itertools.count()
 
 
 def make_folder(folder):
@@ -208,11 +192,9 @@ def make_folder(folder):
     Refused if nothing can be written there."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
         for path in filter(is_left_over, folder.glob(f'{UNFINISHED}*')):
             path.unlink(missing_ok=True)
-        with unfinished(folder) as probe:
-            pass
-        os.unlink(probe.name)
     except OSError as error:
         raise Refused(f'cannot write to {folder} ({error.strerror})') from None
 
@@ -220,7 +202,7 @@ def make_folder(folder):
 def is_left_over(path):
     """Whether a file is a day old, or was written by a process of this machine that is dead."""
     try:
-        if path.is_file() and path.stat().st_mtime < time.time() - 24 * 3600:
+        if path.stat().st_mtime < time.time() - 24 * 3600:
             return True
         host, process, _ = path.name.removeprefix(UNFINISHED).rsplit('-', 2)
         if host == platform.node() and os.name == 'posix':
@@ -234,9 +216,8 @@ def is_left_over(path):
 
 def unfinished(folder):
     """Opens a new file in a folder, under a name that no other process uses."""
-    for number in NUMBERS:
-        with contextlib.suppress(FileExistsError):
-            return open(folder / f'{UNFINISHED}{platform.node()}-{os.getpid()}-{number}', 'xb')
+    name = f'{UNFINISHED}{platform.node()}-{os.getpid()}-{secrets.token_hex(8)}'
+    return open(folder / name, 'xb')
 
 
 def encoded(save, *arguments, **options):
@@ -270,9 +251,7 @@ def rename(path, new):
     """Renames a file. Raises FileExistsError if there is one of the new name."""
     try:
         os.link(path, new)
-    except FileExistsError:
-        raise
-    except (AttributeError, OSError):  # no hard links there, as on many network drives
+    except (AttributeError, OSError):  # it is there; or no hard links, as on many network drives
         if os.path.lexists(new):
             raise FileExistsError from None
         os.rename(path, new)

@@ -17,48 +17,40 @@ from pathlib import Path
 from urllib.parse import quote
 
 from common import Parser, Refused, make_folder, write
-from heatmaps import record_in
-from results import BEGINNING, checked
+from pictures import read_file
+from results import record_of_ours
 
 HERE = Path(__file__).resolve().parent
 HEAD = ['result', 'picture', 'weights', 'target', 'class', 'against', 'probability', 'logit']
 OURS = {'index.html': b'of the sheets that vgg/lrp.py draws',
         'results.csv': ','.join(HEAD).encode()}  # what these files hold if we wrote them
-MALFORMED = AttributeError, ArithmeticError, LookupError, TypeError, ValueError
 
 
 def entries(folder):
     """What the page and the table need of each result in a folder, by name."""
     found = []
-    for path in sorted(filter(Path.is_file, folder.glob('[!.]*.jpg'))):
+    for path in sorted(folder.glob('[!.]*.jpg')):
         try:
-            with open(path, 'rb') as file:
-                record = checked(record_in(file.read(BEGINNING), '.jpg'), folder)
-            if record:
-                found.append(entry(path.name, record))
-        except (OSError, *MALFORMED):
-            continue
+            found.append(entry(path.name, record_of_ours(path.read_bytes(), path)))
+        except (ArithmeticError, AttributeError, LookupError, OSError, TypeError, ValueError):
+            continue  # not a result of vgg/lrp.py
     return found
 
 
 def entry(name, record):
-    """What the page and the table need of a result. Raises one of MALFORMED."""
-    against = record['options'].get('against')
-    found = {'file': quote(os.fsencode(name)), 'result': encodable(name),
-             'name': encodable(Path(record['paths']['picture']).name),
-             'picture': encodable(record['paths']['picture']),
-             'weights': encodable(record['paths']['network']),
-             'against': '' if against is None else encodable(against),
+    """What the page and the table need of a result. A malformed record raises an error."""
+    paths, against = record['paths'], record['options'].get('against')
+    found = {'file': quote(os.fsencode(name)), 'result': name, 'name': Path(paths['picture']).name,
+             'picture': paths['picture'], 'weights': paths['network'],
+             'against': '' if against is None else str(against),
              'targets': list(map(int, record['targets'])),
-             'classes': list(map(encodable, record['classes'])),
+             'classes': list(map(str, record['classes'])),
              'probabilities': list(map(float, record['probabilities'])),
-             'logits': list(map(float, record['logits'])),
-             'rules': list(map(encodable, record['relevance'])),
+             'logits': list(map(float, record['logits'])), 'rules': list(record['relevance']),
              'sums': [list(map(float, sums)) for sums in record['relevance'].values()]}
     columns = [found[key] for key in ('targets', 'classes', 'probabilities', 'logits')]
     if len(set(map(len, [*columns, *found['sums']]))) > 1:
         raise ValueError('lists of several lengths')
-    json.dumps(found, allow_nan=False)
     return found
 
 
@@ -83,11 +75,6 @@ def text(cell):
     return f"'{cell}" if cell.startswith(('=', '+', '-', '@', '\t', '\r')) else cell
 
 
-def encodable(name):
-    """The text, with what UTF-8 cannot hold escaped."""
-    return name.encode('utf-8', 'backslashreplace').decode()
-
-
 def page(found):
     """index.html."""
     data = json.dumps(found, separators=(',', ':')).replace('<', '\\u003c')
@@ -99,13 +86,10 @@ def page(found):
 
 def put(path, content):
     """Writes one of the gallery's files. Raises Refused if what is in its place is not ours."""
-    try:
-        old = path.read_bytes() if os.path.lexists(path) else b''
-    except OSError as error:
-        raise Refused(f'{path} cannot be read ({error.strerror})') from None
+    old = read_file(path) if os.path.lexists(path) else b''
     if old and OURS[path.name] not in old:
         raise Refused(f'{path} was not written by this script: delete it, or rename it')
-    write(path, content)
+    write(path, content.encode('utf-8', 'backslashreplace'))  # file names may not be UTF-8
 
 
 def make(args):
@@ -118,8 +102,7 @@ def make(args):
         raise Refused(f'{args.results} holds no results of vgg/lrp.py')
     put(args.results / 'results.csv', as_csv(found))
     put(args.results / 'index.html', page(found))
-    print(f'wrote {args.results / "index.html"} and {args.results / "results.csv"}: '
-          f'{len(found)} pictures')
+    print(f'wrote {args.results}/index.html and {args.results}/results.csv: {len(found)} pictures')
 
 
 def main(argv=None):

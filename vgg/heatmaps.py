@@ -21,7 +21,6 @@ GAP = 8  # pixels between panels; gallery.html cuts sheets by the same
 KEY = 36  # pixels, below the panels, for what the colours mean
 NAME = 100  # letters, at most, of a class in a title
 HIGHEST = 65500  # pixels of a JPEG
-LONGEST = 65533  # bytes of a JPEG's comment
 
 
 def colour(r, size, cmap='seismic'):
@@ -127,9 +126,8 @@ def add_key(figure, axes, size=10):
 
 def title_of(target, probabilities, classes, against):
     """'panda 1.00' or 'panda 1.00 rather than cougar 0.00'. target, against: classes by index."""
-    shown = [f'{cut(classes[each])} {probabilities[each]:.2f}' for each in (target, against)
-             if each is not None]
-    return ' rather than '.join(shown)
+    shown = [target] if against is None else [target, against]
+    return ' rather than '.join(f'{cut(classes[i])} {probabilities[i]:.2f}' for i in shown)
 
 
 def cut(name):
@@ -144,27 +142,25 @@ def sums_in_words(result, one_sign, against):
     start from |logit|. In a contrast they take off as much as they gave; the others start from the
     difference of the two logits.
     """
-    logit, contrast = float(result.logits[result.targets]), against is not None
-    both = [rule for rule in result.relevance if rule not in one_sign]
-    one = [rule for rule in result.relevance if rule in one_sign]
-    kinds = [('sum R / logit', both, logit), ('sum R / |logit|', one, abs(logit))]
+    logit, words = float(result.logits[result.targets]), ('sum R / logit', 'sum R / |logit|')
+    start, contrast = logit, against is not None
     if contrast:
-        apart = logit - float(result.logits[against])
-        kinds = [(f'sum R / difference of logits {apart:.3f}', both, apart),
-                 ('sum R / |logit|, as much taken off', one, abs(logit))]
-    said, lost = [f'logit {logit:.3f}'], []
-    for words, rules, start in kinds:
-        if rules and start:
-            shares = {rule: result.relevance[rule].sum(dtype=np.float64) / start for rule in rules}
-            parts = [f'{rule} {round(share, 4) + 0.0:.4f}' for rule, share in shares.items()]
-            said.append(f'{words}: {", ".join(parts)}')
-            lost += [rule for rule in rules if abs(shares[rule]) < 0.1]
+        start -= float(result.logits[against])
+        words = (f'sum R / difference of logits {start:.3f}', 'sum R / |logit|, as much taken off')
+    starts = {rule: abs(logit) if rule in one_sign else start for rule in result.relevance}
+    shares = {rule: r.sum(dtype=np.float64) / starts[rule] for rule, r in result.relevance.items()
+              if starts[rule]}
+    said = [f'logit {logit:.3f}']
+    for kind, single in zip(words, (False, True)):
+        parts = [f'{rule} {round(share, 4) + 0.0:.4f}' for rule, share in shares.items()
+                 if (rule in one_sign) == single]
+        said += [f'{kind}: {", ".join(parts)}'] if parts else []
     empty = [rule for rule, r in result.relevance.items() if not r.any()]
-    lost = [rule for rule in lost if rule not in empty and not (contrast and rule in one_sign)]
-    if lost:
-        said.append(f'biases took over nine tenths of the relevance: {", ".join(lost)}')
-    if empty:
-        said.append(f'the heatmap is zero everywhere: {", ".join(empty)}')
+    lost = [rule for rule, share in shares.items() if abs(share) < 0.1 and rule not in empty
+            and not (contrast and rule in one_sign)]
+    notes = {'biases took over nine tenths of the relevance': lost,
+             'the heatmap is zero everywhere': empty}
+    said += [f'{note}: {", ".join(rules)}' for note, rules in notes.items() if rules]
     return '; '.join(said)
 
 
@@ -192,13 +188,10 @@ def png(image, record):
 
 
 def jpeg(image, record, path):
-    """A JPEG; class names are cut where its comment could not hold them. Raises Refused if it
-    would be too high."""
+    """A JPEG. Raises Refused if it would be too high."""
     if image.height > HIGHEST:
         raise Refused(f'{path}: all heatmaps make a picture {image.height} pixels high; a JPEG has '
                       f'at most {HIGHEST}: name fewer rules or a smaller --top')
-    while len(as_json(record)) > LONGEST and any(record.get('classes', ())):
-        record = {**record, 'classes': [name[:len(name) // 2] for name in record['classes']]}
     return encoded(image.save, 'JPEG', quality=92, subsampling=0, comment=as_json(record).encode())
 
 
@@ -206,14 +199,14 @@ def as_json(record):
     return json.dumps(record, separators=(',', ':'))
 
 
-def record_in(beginning, suffix):
-    """The record in the beginning of a file, as JSON has it; None if there is none."""
+def record_in(content, suffix):
+    """The record in the content of a file, as JSON has it; None if there is none."""
     try:
         if suffix == '.npz':
-            name, extra = np.frombuffer(beginning, '<u2', 2, offset=26).tolist()
-            first = io.BytesIO(beginning[30 + name + extra:])  # behind the head of a zip's member
+            name, extra = np.frombuffer(content, '<u2', 2, offset=26).tolist()
+            first = io.BytesIO(content[30 + name + extra:])  # behind the head of a zip's member
             return json.loads(np.lib.format.read_array(first).item())
-        with Image.open(io.BytesIO(beginning), formats=['JPEG', 'PNG']) as image:
+        with Image.open(io.BytesIO(content), formats=['JPEG', 'PNG']) as image:
             return json.loads(image.info['record' if image.format == 'PNG' else 'comment'])
     except Exception:  # whatever else may stand there
         return None

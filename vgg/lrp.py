@@ -34,7 +34,7 @@ def explain(args):
     paths, failed = picture_paths(args.image)
     make_folder(args.results)
     files = [weight_file(args.weights, args.model), args.classes]
-    before = list(map(state, files))
+    before = state(files)
     output = Output(args.results, list(composites_of(args.rule)), args.top, args.cmap, args.layers,
                     args.save_relevance, args.plain, args.overwrite, run_of(args, *files))
     own, workers = worker()  # this one takes every n-th picture
@@ -48,7 +48,7 @@ def explain(args):
                                    args.precision, args.layers, bgr=args.bgr,
                                    pictures=[job.path for job in jobs])
         question = question_of(args, explainer)
-        if list(map(state, files)) != before:
+        if state(files) != before:
             raise Refused(f'{files[0]} or --classes was written to while it was read: start again')
         explained = explain_pictures(explainer, jobs, question, output, failed, args.batch_size)
         if len(paths) > 1:
@@ -60,12 +60,10 @@ def explain(args):
     return failed
 
 
-def state(path):
-    """What changes when a file is written to or replaced; None where there is none."""
-    if not (path and path.is_file()):
-        return None
-    found = path.stat()
-    return found.st_size, found.st_mtime_ns, found.st_ino
+def state(files):
+    """What changes when one of these files is written to or replaced."""
+    found = [file.stat() for file in files if file and file.is_file()]
+    return [(each.st_size, each.st_mtime_ns, each.st_ino) for each in found]
 
 
 def question_of(args, explainer):
@@ -93,9 +91,8 @@ def run_of(args, weights, classes):
              'plain', 'save_relevance', 'cmap')
     options = {name: getattr(args, name) for name in names}
     options.update(rule=list(composites_of(args.rule)), classes=digest_of(classes))
-    name = args.weights
-    if name not in ('imagenet', *BUNDLED):
-        name = relative(weights, args.results)
+    bundled = args.weights in ('imagenet', *BUNDLED)
+    name = args.weights if bundled else relative(weights, args.results)
     return {'version': VERSION, 'network': digest_of(weights), 'options': options,
             'paths': {'network': name}}
 

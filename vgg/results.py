@@ -14,17 +14,17 @@ from PIL import Image
 
 from common import Refused, write
 from heatmaps import (
-    LAYER_COLUMNS, colour, jpeg, laid_over, numbers, png, record_in, sheet, sums_in_words, title_of)
+    LAYER_COLUMNS, colour, cut, jpeg, laid_over, numbers, png, record_in, sheet, sums_in_words,
+    title_of)
 from networks.network import Network
 from pictures import decoded, digest_of, read_file
 
 VERSION = 5  # of what is computed and drawn: results of another version are made again
 SIDE = 4096  # pixels, at most, of a photograph under a heatmap
-BEGINNING = 2 ** 20  # bytes in which a file's record lies
 SHAPES = {  # how a whole file begins; how long its end is, and how that begins
     '.jpg': (b'\xff\xd8', 2, b'\xff\xd9'), '.png': (b'\x89PNG', 12, b'\0\0\0\0IEND'),
     '.npz': (b'PK\3\4', 22, b'PK\5\6')}
-WRITTEN_BY = {'.jpg': 'layers', '.png': 'plain', '.npz': 'save_relevance'}  # the options
+KEYS = {'version', 'network', 'options', 'picture', 'paths'}  # of a record
 
 
 class Job(NamedTuple):
@@ -61,8 +61,9 @@ class Output(NamedTuple):
     def endings(self):
         """What comes after the picture's name in the names of its files, the JPG last."""
         endings = ['.npz'] if self.numbers else []
+        rows = ['', *(f'_{k}' for k in range(2, self.top + 1))]  # of the sheet
         if self.plain:
-            endings += [plain_ending(rule, k, kind) for k in range(self.top)
+            endings += [f'_{rule}{row}{kind}.png' for row in rows
                         for rule in self.rules for kind in ('', '_over')]
         if self.layers:
             endings.append('_layers.jpg')
@@ -71,11 +72,6 @@ class Output(NamedTuple):
     def files(self, name):
         """The files of a picture, the JPG last."""
         return [self.folder / f'{name}{ending}' for ending in self.endings]
-
-
-def plain_ending(rule, k, kind):
-    """The ending of a rule's heatmap for the k-th target, alone or over the photograph."""
-    return f'_{rule}_{k + 1}{kind}.png' if k else f'_{rule}{kind}.png'
 
 
 def result_names(paths, endings):
@@ -106,57 +102,53 @@ def shortened(name, limit=180):
 def what_is_wrong(job, output):
     """The job, and why it is to be done: words if there are results, '' if there are none; None if
     it is done. Raises Refused if what stands in their place may not be replaced."""
-    files = output.files(job.name)
-    if not any(map(os.path.lexists, files)):
+    if not any(map(os.path.lexists, output.files(job.name))):
         return job, ''
     wanted = record_of(job, digest_of(read_file(job.path)), output)
-    found = standing(job, wanted, output)
-    wrong = [difference(found[file], wanted) for file in reversed(files)]  # first of the JPG
-    return job, '' if output.overwrite else next(filter(None, wrong), None)
+    wrong = [difference(found, wanted) for found in standing(job, wanted, output)]
+    return job, '' if output.overwrite else next(filter(None, reversed(wrong)), None)
 
 
 def difference(found, wanted):
-    """What is wrong with a result by its record, in words; None if nothing is."""
+    """Why a file is made again, in words; None if it is not. found: its record, as by `look`."""
     if not found:
         return 'incomplete'
-    if found['version'] != wanted['version']:
-        return 'made by another version of this script'
-    if found['network'] != wanted['network']:
-        name, now = found['paths']['network'], wanted['paths']['network']
-        return f'made with {"another " if name == now else ""}{name}'
-    options = [f'--{name.replace("_", "-")}' for name, value in wanted['options'].items()
-               if found['options'].get(name) != value]
-    if options:
-        return f'made with other options: {" ".join(options)}'
-    if found['picture'] != wanted['picture']:
-        return 'made of what the picture was then'
+    for name, words in [('version', 'by another version of this script'),
+                        ('network', f'with another network, {found["paths"]["network"]}'),
+                        ('options', 'with other options'),
+                        ('picture', 'of what the picture was then')]:
+        if found[name] != wanted[name]:
+            return f'made {words}'
     return None if found['whole'] else 'incomplete'
 
 
 def standing(job, wanted, output):
-    """{file: its record} of a picture's files, as `look` gives it."""
-    *_, jpg = files = output.files(job.name)
-    beside = look(job, jpg, wanted, output)
-    return {file: look(job, file, wanted, output, beside) for file in files}
+    """What `look` finds in place of each of a picture's files."""
+    files = output.files(job.name)
+    jpg = look(job, files[-1], wanted, output)
+    return [look(job, file, wanted, output, jpg) for file in files]
 
 
-def look(job, file, wanted, output, beside=None):
+def look(job, file, wanted, output, jpg=None):
     """The record of a file that is ours, with `whole`: whether it ends where it should. {} if it is
     empty; None if there is none.
 
-    beside: the record of the JPG. If it says that such a file was written, one that is cut short is
-    ours without a record, too, and so is one of the version before. Raises Refused if the file is
-    not ours, or the result of another picture: of other content at another path.
+    jpg: the record of the JPG, if it is ours. It stands for one of its files that is cut short, or
+    of the version before. Raises Refused if the file is not ours, or the result of another picture:
+    of other content at another path.
     """
-    beginning, whole = ends_of(job, file)
-    if not beginning:
-        return None if beginning is None else {}
-    record = checked(record_in(beginning, file.suffix), file.parent)
-    if beside and not record and beside['options'].get(WRITTEN_BY[file.suffix]):
-        start, *_ = SHAPES[file.suffix]
-        cut_short = not whole and start.startswith(beginning[:len(start)])
-        if cut_short or beside['version'] != VERSION:
-            record, whole = beside, False
+    try:
+        content = b'a link' if os.path.islink(file) else file.read_bytes()
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise Refused(f'{job.path}: {file} cannot be read ({error.strerror})') from error
+    if not content:
+        return {}
+    start, length, end = SHAPES[file.suffix]
+    record, whole = record_of_ours(content, file), content[-length:].startswith(end)
+    if not record and jpg and content.startswith(start):
+        record, whole = jpg if jpg['version'] != VERSION or not whole else None, False
     if not record:
         raise Refused(f'{job.path}: {file} is not a result of this script: delete it, or choose '
                       'another --results')
@@ -168,34 +160,19 @@ def look(job, file, wanted, output, beside=None):
     return {**record, 'whole': whole}
 
 
-def ends_of(job, file):
-    """The beginning of a file, None without one; and whether it ends where it should."""
-    _, length, end = SHAPES[file.suffix]
+def record_of_ours(content, file):
+    """The record in a file of this content, as they are today; None if there is none of ours."""
+    record = record_in(content, file.suffix)
     try:
-        if os.path.lexists(file) and not os.path.isfile(file):
-            return b'no file', True
-        with open(file, 'rb') as opened:
-            beginning = opened.read(BEGINNING)
-            opened.seek(max(0, os.path.getsize(file) - length))
-            return beginning, opened.read().startswith(end)
-    except FileNotFoundError:
-        return None, False
-    except OSError as error:
-        raise Refused(f'{job.path}: {file} cannot be read ({error.strerror})') from error
-
-
-def checked(record, folder):
-    """A record as today's are, if it is one of this script or of its version before; else None."""
-    try:
-        if 'stamp' in record:
-            paths = {'picture': relative(record['picture'], folder), 'network': record['weights']}
+        if 'stamp' in record:  # it is of the version before
+            paths = {'picture': relative(record['picture'], file.parent),
+                     'network': record['weights']}
             record = {**record, 'picture': record['stamp'][1], 'network': record['digest'],
                       'paths': paths}
-        texts = [record['picture'], record['network'], record['paths']['picture'],
-                 record['paths']['network']]
-        typed = isinstance(record['options'], dict) and isinstance(record['version'], int)
-        return record if typed and all(isinstance(text, str) for text in texts) else None
-    except (AttributeError, LookupError, TypeError, ValueError):
+        texts = record['paths']['picture'], record['paths']['network']
+        ours = record.keys() >= KEYS and all(isinstance(text, str) for text in texts)
+        return record if ours else None
+    except (AttributeError, LookupError, TypeError):
         return None
 
 
@@ -230,8 +207,8 @@ def save(job, picture, results, question, output):
     probabilities = question.network.probabilities(results[0].logits)
     titles = [title_of(each.targets, probabilities, classes, against) for each in results]
     record = record_of(job, picture.digest, output)
-    values = measured(results, probabilities, classes)
-    files = list(contents(job, picture, results, titles, against, record, values, output))
+    told = {**record, **measured(results, probabilities, classes)}
+    files = list(contents(job, picture, results, titles, against, record, told, output))
     put(job, files, record, output)
     note = f' ({picture.note})' if picture.note else ''
     return [f'{job.path}: {title}, {sums_in_words(result, question.one_sign, against)}{note}'
@@ -241,60 +218,43 @@ def save(job, picture, results, question, output):
 def put(job, files, record, output):
     """Writes a picture's files, of these contents, the JPG last. The old JPG goes first; before it
     only what without it would not be known to be ours."""
-    found = standing(job, record, output)
-    *_, jpg = found
-    for file, each in found.items():
-        if each is not None and (file == jpg or not each.get('whole')):
-            file.unlink(missing_ok=True)
-    for file, content in zip(found, files):
+    paths = output.files(job.name)
+    for path, found in zip(paths, standing(job, record, output)):
+        if found is not None and (path == paths[-1] or not found.get('whole')):
+            path.unlink(missing_ok=True)
+    for path, content in zip(paths, files):
         while True:
-            there = look(job, file, record, output)  # by now
+            there = look(job, path, record, output)  # by now
             with contextlib.suppress(FileExistsError):  # another run was quicker
-                write(file, content, new=there is None)
+                write(path, content, new=there is None)
                 break
 
 
 def measured(results, probabilities, classes):
     """What a record says of the targets."""
     targets = [int(result.targets) for result in results]
-    return {'targets': targets, 'classes': [classes[target] for target in targets],
+    return {'targets': targets, 'classes': [cut(classes[target]) for target in targets],
             'probabilities': [float(probabilities[target]) for target in targets],
             'logits': [float(results[0].logits[target]) for target in targets],
             'relevance': {rule: [float(result.relevance[rule].sum(dtype=np.float64))
                                  for result in results] for rule in results[0].relevance}}
 
 
-def contents(job, picture, results, titles, against, record, values, output):
-    """Yields the bytes of a picture's files, in the order of their endings.
-
-    values: what the JPG says, too.
-    """
+def contents(job, picture, results, titles, against, record, told, output):
+    """Yields the bytes of a picture's files, in the order of their endings. told: the record of the
+    JPG."""
     maps = [{rule: r.sum(-1) for rule, r in result.relevance.items()} for result in results]
     if output.numbers:
         yield numbers(picture, results, against, record)
     if output.plain:
-        photograph = unchanged(job.path, picture)
+        photograph, _ = decoded(job.path, read_file(job.path))
+        photograph.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
         for k, rule in itertools.product(range(output.top), output.rules):
-            image = colour(maps[k][rule], photograph.size, output.cmap)
-            yield png(image, record)
-            image = laid_over(photograph, maps[k][rule], output.cmap)
-            yield png(image, record)
+            yield png(colour(maps[k][rule], photograph.size, output.cmap), record)
+            yield png(laid_over(photograph, maps[k][rule], output.cmap), record)
     if output.layers:
         rows = [(f'{title}, {rule}', result.layers[rule])
                 for title, result in zip(titles, results) for rule in output.rules]
         image = sheet(picture.photograph, rows, output.cmap, LAYER_COLUMNS)
         yield jpeg(image, record, job.path)
-    image = sheet(picture.photograph, list(zip(titles, maps)), output.cmap)
-    yield jpeg(image, {**record, **values}, job.path)
-
-
-def unchanged(path, picture):
-    """The photograph at its own size, or smaller. Raises Refused if it is not the one explained."""
-    content = read_file(path)
-    if digest_of(content) != picture.digest:
-        raise Refused(f'{path} changed while it was explained')
-    photograph, _ = decoded(path, content)
-    photograph.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
-    return photograph
-
-
+    yield jpeg(sheet(picture.photograph, list(zip(titles, maps)), output.cmap), told, job.path)

@@ -32,7 +32,7 @@ ABOUT = {  # what one sees by each rule
     'alpha2beta1': 'what excites the features in red, what inhibits them in blue',
     'epsilon-plus': 'what speaks for and against this class',
     'epsilon-plus-flat': 'likewise; smoother',
-    'epsilon-alpha2beta1': 'what speaks for and against this class; sharper, more blue',
+    'epsilon-alpha2beta1': 'what speaks for and against this class; more blue',
     'epsilon-alpha2beta1-flat': 'likewise; smoother',
     'montavon2019': "the rules of the authors' tutorial"}
 
@@ -79,24 +79,23 @@ def worker():
 
     Raises Refused if TF_CONFIG or SLURM's variables do not say.
     """
-    name = 'TF_CONFIG' if os.environ.get('TF_CONFIG') else 'SLURM'
+    name, tasks = 'TF_CONFIG', os.environ.get('SLURM_STEP_NUM_TASKS', '1')
     try:
-        if name == 'TF_CONFIG':
+        if os.environ.get(name):
             resolver = tf.distribute.cluster_resolver.TFConfigClusterResolver()
-        elif int(os.environ.get('SLURM_STEP_NUM_TASKS', 1)) > 1:
-            tasks = int(os.environ['SLURM_STEP_NUM_TASKS'])
-            resolver = tf.distribute.cluster_resolver.SlurmClusterResolver(  # it insists on GPUs
-                gpus_per_node=tasks, gpus_per_task=1, auto_set_gpu=False)
-        else:
+        elif tasks == '1':
             return 0, 1
+        else:
+            name = 'SLURM'
+            resolver = tf.distribute.cluster_resolver.SlurmClusterResolver(  # it insists on GPUs
+                gpus_per_node=int(tasks), gpus_per_task=1, auto_set_gpu=False)
         spec = resolver.cluster_spec().as_dict()
-        tasks = [(job, i) for job in ('chief', 'master', 'worker')
-                 for i in range(len(spec.get(job, [])))]
+        workers = [(job, i) for job in ('chief', 'master', 'worker')
+                   for i in range(len(spec.get(job, [])))]
         own = resolver.task_type, resolver.task_id
-        return (tasks.index(own), len(tasks)) if tasks else (0, 1)
+        return (workers.index(own), len(workers)) if workers else (0, 1)
     except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
-        reason = ' '.join(str(error).split())
-        raise Refused(f'{name} does not say which worker of how many this is: {reason}') from None
+        raise Refused(f'{name} does not say which worker of how many this is: {error}') from None
 
 
 def left(jobs, output):
@@ -132,8 +131,8 @@ def explain_pictures(explainer, jobs, question, output, failed, batch_size=None)
                 break
         progress.show(drawing)
     if stop.number:
-        raise Stopped(stop.number, f'stopped: {progress.done} of {len(jobs)} pictures are '
-                                   'done; the same command goes on from there', failed)
+        raise Stopped(128 + stop.number, [*failed, f'stopped: {progress.done} of {len(jobs)} '
+                      'pictures are done; the same command goes on from there'])
     return progress.explained
 
 
@@ -167,8 +166,8 @@ class Progress:
     """Prints the lines of pictures, above a bar on a terminal, and keeps those of failed ones."""
 
     def __init__(self, total, failed):
-        on_terminal = sys.stdout.isatty() and total > 1
         self.done, self.explained, self.failed = 0, 0, failed
+        on_terminal = sys.stdout.isatty() and total > 1
         self.bar = progress_bar(total, 'picture') if on_terminal else None
 
     def show(self, drawing, unread=()):
