@@ -210,7 +210,7 @@ def test_interrupted_run_goes_on_to_the_same_files(network, tmp_path, monkeypatc
             continue
         lines = [line for line in out.splitlines() if line.startswith('in/')]
         assert process.returncode == 128 + number and len(err.splitlines()) == 2, err
-        assert 'in/0.png' in err and f'stopped: {len(lines) + 1} of 16' in err
+        assert 'in/0.png' in err and f'stopped: {len(lines)} of 16' in err
         done = len(lines)
         assert done == sheets(results) and 4 <= done < 16
     monkeypatch.chdir(tmp_path)

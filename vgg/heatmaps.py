@@ -19,7 +19,7 @@ COLUMNS, LAYER_COLUMNS = 6, 7  # panels in a line; with VGG's five pooling layer
 PERCENTILE = 99.5  # of |relevance| gets the full colour: single pixels must not pale the rest
 GAP = 8  # pixels between panels; gallery.html cuts sheets by the same
 KEY = 36  # pixels, below the panels, for what the colours mean
-NAME = 100  # letters, at most, of a class in a title
+NAME = 100  # letters, at most, of a class in titles and records
 HIGHEST = 65500  # pixels of a JPEG
 
 
@@ -127,12 +127,7 @@ def add_key(figure, axes, size=10):
 def title_of(target, probabilities, classes, against):
     """'panda 1.00' or 'panda 1.00 rather than cougar 0.00'. target, against: classes by index."""
     shown = [target] if against is None else [target, against]
-    return ' rather than '.join(f'{cut(classes[i])} {probabilities[i]:.2f}' for i in shown)
-
-
-def cut(name):
-    """A class's name, so short that it can be drawn."""
-    return name if len(name) <= NAME else f'{name[:NAME]}...'
+    return ' rather than '.join(f'{classes[i][:NAME]} {probabilities[i]:.2f}' for i in shown)
 
 
 def sums_in_words(result, one_sign, against):

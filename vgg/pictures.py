@@ -140,16 +140,13 @@ def decoded(path, content):
             with Image.open(io.BytesIO(content), formats=formats) as image:
                 inverted = getattr(image, 'tag_v2', {}).get(WHITE_IS_ZERO) == 0
                 return to_rgb(ImageOps.exif_transpose(image), inverted)
+    except UnidentifiedImageError:
+        phone = content[4:11] in (b'ftyphei', b'ftypmif')
+        reason = 'HEIC, as phones write it' if phone else 'of no kind that Pillow decodes'
+        reason += '; export it as JPEG'
     except Exception as error:  # Pillow raises of all kinds
-        reason = kind_of(content) if isinstance(error, UnidentifiedImageError) else error
-        raise Refused(f'{path}: not a picture that can be read ({reason})') from None
-
-
-def kind_of(content):
-    """What a file is that Pillow does not know."""
-    if content[4:11] in (b'ftyphei', b'ftypmif'):
-        return 'HEIC, as phones write it; export it as JPEG'
-    return 'of no kind that Pillow decodes; export it as JPEG or as PNG of 8 bits'
+        reason = error
+    raise Refused(f'{path}: not a picture that can be read ({reason})')
 
 
 def to_rgb(image, inverted):

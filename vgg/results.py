@@ -14,7 +14,7 @@ from PIL import Image
 
 from common import Refused, write
 from heatmaps import (
-    LAYER_COLUMNS, colour, cut, jpeg, laid_over, numbers, png, record_in, sheet, sums_in_words,
+    LAYER_COLUMNS, NAME, colour, jpeg, laid_over, numbers, png, record_in, sheet, sums_in_words,
     title_of)
 from networks.network import Network
 from pictures import decoded, digest_of, read_file
@@ -233,7 +233,7 @@ def put(job, files, record, output):
 def measured(results, probabilities, classes):
     """What a record says of the targets."""
     targets = [int(result.targets) for result in results]
-    return {'targets': targets, 'classes': [cut(classes[target]) for target in targets],
+    return {'targets': targets, 'classes': [classes[target][:NAME] for target in targets],
             'probabilities': [float(probabilities[target]) for target in targets],
             'logits': [float(results[0].logits[target]) for target in targets],
             'relevance': {rule: [float(result.relevance[rule].sum(dtype=np.float64))

@@ -10,11 +10,10 @@ import itertools
 import os
 from pathlib import Path
 import signal
-import sys
 
 import numpy as np
 
-from common import Refused, Stopped, collected, count, one_line, precision, progress_bar, tf
+from common import Refused, Stopped, collected, count, one_line, precision, tf
 from model import DEPTHS
 from networks.preprocessing import MODES
 from pictures import open_picture
@@ -119,21 +118,22 @@ def explain_pictures(explainer, jobs, question, output, failed, batch_size=None)
     """
     size = batch_size or explainer.batch_size
     batches = [jobs[i:i + size] for i in range(0, len(jobs), size)]
-    progress, drawing = Progress(len(jobs), failed), []
+    explained, drawing = 0, []
     with ThreadPoolExecutor(1) as decoder, ThreadPoolExecutor(1) as painter, Stop() as stop:
         for batch in read_ahead(decoder, batches, explainer.network.size):
             opened, unread = collected([task.result for task in batch])
             results = explanations(explainer, [picture.seen for _, picture in opened], question)
-            progress.show(drawing, unread)
+            explained += show(drawing, failed)
+            failed += unread
             drawing = [painter.submit(save, *each, result, question, output)
                        for each, result in zip(opened, results)]
             if stop.number:
                 break
-        progress.show(drawing)
+        explained += show(drawing, failed)
     if stop.number:
-        raise Stopped(128 + stop.number, [*failed, f'stopped: {progress.done} of {len(jobs)} '
-                      'pictures are done; the same command goes on from there'])
-    return progress.explained
+        raise Stopped(128 + stop.number, [*failed, f'stopped: {explained} of {len(jobs)} pictures '
+                      'are explained; the same command goes on from there'])
+    return explained
 
 
 def read_ahead(decoder, batches, size):
@@ -162,27 +162,14 @@ def explanations(explainer, images, question):
             for i in range(len(images))]
 
 
-class Progress:
-    """Prints the lines of pictures, above a bar on a terminal, and keeps those of failed ones."""
-
-    def __init__(self, total, failed):
-        self.done, self.explained, self.failed = 0, 0, failed
-        on_terminal = sys.stdout.isatty() and total > 1
-        self.bar = progress_bar(total, 'picture') if on_terminal else None
-
-    def show(self, drawing, unread=()):
-        """Shows the lines of pictures once they are drawn.
-
-        drawing: the tasks; unread: a line for each picture that could not be read.
-        """
-        pictures, undrawn = collected([task.result for task in drawing])
-        for line in itertools.chain(*pictures):
-            print('\r\x1b[K' + one_line(line) if self.bar else one_line(line), flush=True)
-        self.failed += [*undrawn, *unread]
-        self.explained += len(pictures)
-        self.done += len(drawing) + len(unread)
-        if self.bar:
-            self.bar.update(self.done)
+def show(drawing, failed):
+    """Prints the lines of pictures once these tasks have drawn them. Returns how many there are,
+    and adds a line to `failed` for each of the others."""
+    pictures, undrawn = collected([task.result for task in drawing])
+    for line in itertools.chain(*pictures):
+        print(one_line(line), flush=True)
+    failed += undrawn
+    return len(pictures)
 
 
 class Stop:
