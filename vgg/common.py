@@ -103,7 +103,7 @@ def open_session(mixed=False):
 # The command line
 
 class Parser(argparse.ArgumentParser):
-    """Takes a script's docstring as its description, and reports a wrong command in one line."""
+    """Describes a script by its docstring, and reports what is wrong in one line."""
 
     def __init__(self, docstring):
         parts = [part if part.startswith('    ') else textwrap.fill(part, 79)

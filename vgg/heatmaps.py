@@ -161,18 +161,16 @@ def sums_in_words(result, one_sign, against):
 
 # Files
 
-def numbers(picture, results, against, record):
+def numbers(picture, results, record):
     """The contents of a picture's .npz file."""
     first = results[0]
-    arrays = {'record': np.bytes_(as_json(record)), 'image': picture.seen, 'logits': first.logits}
-    arrays['targets'] = np.stack([result.targets for result in results])
+    arrays = {'record': np.bytes_(as_json(record)), 'image': picture.seen, 'logits': first.logits,
+              'targets': np.stack([result.targets for result in results])}
     for rule in first.relevance:
         arrays[f'relevance/{rule}'] = np.stack([result.relevance[rule] for result in results])
         for layer in first.layers.get(rule, ()):
             stacked = np.stack([result.layers[rule][layer] for result in results])
             arrays[f'layers/{rule}/{layer}'] = stacked
-    if against is not None:
-        arrays['against'] = np.int64(against)
     return encoded(np.savez, **arrays)
 
 

@@ -208,7 +208,7 @@ def save(job, picture, results, question, output):
     titles = [title_of(each.targets, probabilities, classes, against) for each in results]
     record = record_of(job, picture.digest, output)
     told = {**record, **measured(results, probabilities, classes)}
-    files = list(contents(job, picture, results, titles, against, record, told, output))
+    files = list(contents(job, picture, results, titles, record, told, output))
     put(job, files, record, output)
     note = f' ({picture.note})' if picture.note else ''
     return [f'{job.path}: {title}, {sums_in_words(result, question.one_sign, against)}{note}'
@@ -240,12 +240,12 @@ def measured(results, probabilities, classes):
                                  for result in results] for rule in results[0].relevance}}
 
 
-def contents(job, picture, results, titles, against, record, told, output):
+def contents(job, picture, results, titles, record, told, output):
     """Yields the bytes of a picture's files, in the order of their endings. told: the record of the
     JPG."""
     maps = [{rule: r.sum(-1) for rule, r in result.relevance.items()} for result in results]
     if output.numbers:
-        yield numbers(picture, results, against, record)
+        yield numbers(picture, results, record)
     if output.plain:
         photograph, _ = decoded(job.path, read_file(job.path))
         photograph.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
