@@ -204,15 +204,9 @@ def test_bfloat16_is_near_and_rounds_no_logit(lrp, monkeypatch):
 def test_target_by_name_and_by_index():
     find = scripts('vgg').class_names.find_target
     assert [find(text, CLASSES) for text in ('teapot', 'TEAPOT', '4', '#4')] == [4] * 4
-
-
-@pytest.mark.parametrize('target, words', [
-    ('crane', ['crane', '0, 2']), ('tea pot', ['tea pot', 'teapot']), ('5', ['5', '0 to 4']),
-    ('-1', ['-1']), ('', ['no such class'])])
-def test_wrong_target(target, words):
-    with pytest.raises(scripts('vgg').common.Refused) as error:
-        scripts('vgg').class_names.find_target(target, CLASSES)
-    assert all(word in str(error.value) for word in ['--target', *words])
+    for target, word in ('crane', '0, 2'), ('tea pot', 'teapot'), ('5', '0 to 4'), ('', 'no such'):
+        with pytest.raises(scripts('vgg').common.Refused, match=f'--target.*{word}'):
+            find(target, CLASSES)
 
 
 def test_against_the_target_itself(lrp):

@@ -64,20 +64,19 @@ def silence():
             os.close(stderr)
 
 
-@functools.cache
-def quietly_imported(name):
-    with silence():
-        module = importlib.import_module(name)
-        if name.startswith('tensorflow'):
-            module.logging.set_verbosity(module.logging.ERROR)
-    return module
-
-
 class Lazy(ModuleType):
     """A module that is imported when first used, so that --help does not wait for TensorFlow."""
 
+    @functools.cached_property
+    def imported(self):
+        with silence():
+            module = importlib.import_module(self.__name__)
+            if self.__name__.startswith('tensorflow'):
+                module.logging.set_verbosity(module.logging.ERROR)
+        return module
+
     def __getattr__(self, attribute):
-        return getattr(quietly_imported(self.__name__), attribute)
+        return getattr(self.imported, attribute)
 
 
 tf, keras = Lazy('tensorflow.compat.v1'), Lazy('keras')

@@ -61,8 +61,8 @@ class Output(NamedTuple):
     def endings(self):
         """What comes after the picture's name in the names of its files, the JPG last."""
         endings = ['.npz'] if self.numbers else []
-        rows = ['', *(f'_{k}' for k in range(2, self.top + 1))]  # of the sheet
         if self.plain:
+            rows = ['', *(f'_{k}' for k in range(2, self.top + 1))]  # of the sheet
             endings += [f'_{rule}{row}{kind}.png' for row in rows
                         for rule in self.rules for kind in ('', '_over')]
         if self.layers:
@@ -241,8 +241,7 @@ def measured(results, probabilities, classes):
 
 
 def contents(job, picture, results, titles, record, told, output):
-    """Yields the bytes of a picture's files, in the order of their endings. told: the record of the
-    JPG."""
+    """Yields the bytes of a picture's files, the JPG last. told: the record of the JPG."""
     maps = [{rule: r.sum(-1) for rule, r in result.relevance.items()} for result in results]
     if output.numbers:
         yield numbers(picture, results, record)
