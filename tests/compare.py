@@ -34,7 +34,8 @@ def torch_network(torch, explainer):
         else:
             w, b = explainer.read(layer.name)
             if layer.kind == 'conv':
-                module, w = torch.nn.Conv2d(*layer.kernel[2:], 3, padding=1), w.transpose(3, 2, 0, 1)
+                module = torch.nn.Conv2d(*layer.kernel[2:], 3, padding=1)
+                w = w.transpose(3, 2, 0, 1)
             else:
                 module = torch.nn.Linear(*layer.kernel)
                 w = w.T if flattened else w.reshape(7, 7, -1, w.shape[1]).transpose(3, 2, 0,

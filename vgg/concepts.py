@@ -1,18 +1,16 @@
-"""What single channels of a network saw in a photograph: Concept Relevance Propagation (Achtibat et
-al. 2023).
+"""What single channels of a network saw, by Concept Relevance Propagation (Achtibat et al. 2023).
 
     python vgg/concepts.py vgg/images/leopard.jpg --weights caltech101
     python vgg/concepts.py cat.jpg --weights my.keras --among photographs
     python vgg/concepts.py cat.jpg --weights my.keras --layer list
 
-A heatmap says where the network looked, not what it saw there. But each channel of a layer looks
-for something of its own. This script takes the channels with most relevance and traces each back to
-the pixels alone. The heatmaps of all channels add up to the whole one.
+A heatmap says where the network looked, not what it saw there. Each channel of a layer looks for
+something of its own; this script traces those with most relevance back to the pixels, one by one.
+The heatmaps of all channels add up to the whole one.
 
-Writes results/<name>_concepts.jpg: the photograph and its heatmap, then a column for each channel.
-At its top is the channel's heatmap with its share of the layer's relevance, below it three other
-pictures in which it has most relevance for the class seen there, cut to where that is. What they
-have in common tells what the channel looks for. To name it is up to you.
+Writes results/<name>_concepts.jpg: the photograph and its heatmap, and a column for each channel:
+its heatmap with its share of the layer's relevance, and three other pictures in which it has most
+relevance for the class seen there, cut to where that is. To name the channel is up to you.
 """
 from functools import partial
 import itertools
@@ -23,26 +21,22 @@ from PIL import ImageOps
 
 from common import Parser, Refused, collected, count, encoded, make_folder, progress_bar, write
 from explainer import LAST, open_explainer
-from heatmaps import as_json, colour, grid, jpeg, laid_over, title_of
+from heatmaps import as_json, colour, cut_to, grid, jpeg, laid_over, title_of
 from lrp import add_options, question_of, run_of
 from networks.network import BUNDLED, weight_file
-from pictures import digest_of, open_picture, picture_paths, read_file
+from pictures import digest_of, open_picture, open_pictures, picture_paths, read_file
 from results import Job, Output, difference, look, put, record_of, result_names, shortened
 from run import HERE, left
 
 RULES = ['epsilon-gamma-box']
-LIST = 'list'  # a --layer that prints them all
+SAME = ['preprocessing', 'bgr', 'precision', 'rule', 'among']  # options that count for examples
 EXAMPLES = 3  # below each channel
 SIDE = 256  # pixels of a panel, at most
-LEAST = 0.4  # of each side of a picture is shown of it, at least
 
 
 def traced(explainer, images, chosen, target=(-1,), against=None):
-    """Explains each of n images by one channel alone, as chosen [n].
-
-    Returns lists of the classes explained, the channels' maps at the layer [h, w], and the heatmaps
-    [height, width].
-    """
+    """Explains each of the images by one channel alone, as chosen. Returns lists: the classes
+    explained, the channels' maps at the layer [h, w], the heatmaps [height, width]."""
     masks, size, found = np.eye(explainer.mask.shape[-1])[chosen], explainer.batch_size, []
     for i in range(0, len(images), size):
         batch = np.stack(images[i:i + size])
@@ -56,14 +50,10 @@ def traced(explainer, images, chosen, target=(-1,), against=None):
 # Examples in other pictures
 
 def seen_in(explainer, among, run, output):
-    """The relevance of all channels in each picture for the class seen there: {digest: [channels]},
-    kept in a file; and a line for each picture that cannot be read.
-
-    among: {digest: path}; run: the record.
-    """
+    """The relevance of all channels in pictures {digest: path}, for the class seen in each:
+    {digest: [channels]}, kept in a file; and a line for each picture that cannot be read."""
     file = output.folder / f'channels_{shortened(explainer.layer).replace("/", "_")}.npz'
-    names = ['preprocessing', 'bgr', 'precision', 'rule', 'among']
-    options = {**{name: run['options'][name] for name in names}, 'layer': explainer.layer}
+    options = {'layer': explainer.layer, **{name: run['options'][name] for name in SAME}}
     wanted = {**run, 'options': options, 'picture': options['among'],
               'paths': {**run['paths'], 'picture': file.name}}
     there = look(Job('', '--among'), file, wanted, output)
@@ -72,7 +62,7 @@ def seen_in(explainer, among, run, output):
             return dict(zip(kept['pictures'].tolist(), kept['relevance'])), []
     sums, failed, bar = {}, [], progress_bar(len(among), 'picture')
     for digest, path in among.items():
-        pictures, unread = collected([partial(open_picture, path, explainer.network.size)])
+        pictures, unread = open_pictures([path], explainer.network.size)
         for picture in pictures:
             maps, = explainer.channels(picture.seen[None]).maps.values()
             sums[digest] = maps[0].sum((0, 1))
@@ -98,18 +88,9 @@ def examples(explainer, channels, own, seen, among, classes, cmap, size):
                    [channels[column] for column, _ in pairs])
     panels = [[] for _ in channels]
     for (column, _), picture, target, r, heatmap in zip(pairs, pictures, *found):
-        image = laid_over(picture.photograph, heatmap, cmap).crop(window(r, picture.photograph))
-        panels[column].append((classes[target], ImageOps.pad(image, size, color='white')))
+        over = laid_over(picture.photograph, heatmap, cmap)
+        panels[column].append((classes[target], cut_to(r, over, size)))
     return panels
-
-
-def window(r, photograph):
-    """Where a map r [h, w] is high in a photograph: left, top, right, bottom."""
-    places, cells = np.argwhere(r >= r.max() / 2)[:, ::-1], r.shape[::-1]
-    first, last = places.min(0) / cells, (places.max(0) + 1) / cells
-    length = max(LEAST, *(last - first))
-    first = np.clip((first + last - length) / 2, 0, 1 - length)
-    return tuple(np.concatenate([first, first + length]) * (photograph.size * 2))
 
 
 # The command
@@ -119,8 +100,10 @@ def concepts(args):
     if len(args.rule) > 1:
         raise Refused('--rule: one rule at a time')
     paths, failed = picture_paths(args.image)
-    if args.layer == LIST:
-        return show_layers(opened(args, paths, LAST))
+    opened = partial(open_explainer, args.weights, args.rule, args.model, args.preprocessing,
+                     args.precision, pictures=paths, bgr=args.bgr)
+    if args.layer == 'list':
+        return show_layers(opened(channels_of=LAST))
     make_folder(args.results)
     among = among_of(args, paths)
     run = run_of(args, weight_file(args.weights, args.model), args.classes)
@@ -131,24 +114,22 @@ def concepts(args):
     names = [f'{name}_concepts' for name in result_names(paths, output.endings)]
     jobs, refused = left(list(map(Job, names, paths)), output)
     if jobs:
-        explainer = opened(args, [job.path for job in jobs], args.layer)
+        explainer = opened(channels_of=args.layer)
         question = question_of(args, explainer)
+        if args.against and question.one_sign:
+            raise Refused(f'--against: the relevance by {args.rule[0]} adds up to 0')
         seen, unread = seen_in(explainer, among, run, output)
         show = partial(explain, explainer, question, seen, among, output, args.channels)
         failed += unread + collected([partial(show, job) for job in jobs])[1]
     return failed + refused
 
 
-def opened(args, paths, layer):
-    return open_explainer(args.weights, args.rule, args.model, args.preprocessing, args.precision,
-                          channels_of=layer, pictures=paths, bgr=args.bgr)
-
-
 def show_layers(explainer):
     """Prints the layers with maps."""
     for name, (height, width, channels) in explainer.shapes.items():
-        note = '' if name in explainer.passed else ', some relevance bypasses it'
-        note += ', the default' if name == explainer.layer else ''
+        note = ', the default' if name == explainer.layer else ''
+        if name not in explainer.passed:
+            note = ', some relevance bypasses it'
         print(f'{name}: {height}x{width}, {channels} channels{note}')
 
 
@@ -172,14 +153,13 @@ def explain(explainer, question, seen, among, output, k, job):
                      question.classes, output.cmap, photograph.size)
     lines = [[(title, photograph), (output.rules[0], draw(whole))],
              *itertools.zip_longest(*map(operator.add, columns, below))]
-    record = record_of(job, picture.digest, output)
-    files = [jpeg(grid(lines, photograph.size, output.cmap), record, job.path)]
+    record, files = record_of(job, picture.digest, output), []
     if output.numbers:
-        files.insert(0, encoded(np.savez, record=np.bytes_(as_json(record)), **numbers))
+        files.append(encoded(np.savez, record=np.bytes_(as_json(record)), **numbers))
+    files.append(jpeg(grid(lines, photograph.size, output.cmap), record, job.path))
     put(job, files, record, output)
     shares = ', '.join(column[0][0] for column in columns)
-    print(f'{job.path}: {title}; {explainer.layer}: {shares}; {bypass:.1%} of the relevance '
-          'bypasses it', flush=True)
+    print(f'{job.path}: {title}; {explainer.layer}: {shares}; {bypass:.1%} bypasses it', flush=True)
 
 
 def found_in(explainer, image, k, question):
@@ -194,7 +174,8 @@ def found_in(explainer, image, k, question):
     if not np.isfinite([whole, *heatmaps]).all():
         raise Refused('the relevance is not finite, so nothing is drawn')
     if explainer.layer not in explainer.passed:
-        through, = explainer.channels(image[None], np.ones((1, len(sums))), *asked).heatmaps.values()
+        every = np.ones((1, len(sums)))
+        through, = explainer.channels(image[None], every, *asked).heatmaps.values()
         bypass = np.abs(whole - through[0].sum(-1)).sum() / (np.abs(whole).sum() or 1)
     title = title_of(result.targets[0], question.network.probabilities(result.logits[0]),
                      question.classes, question.against)
@@ -206,13 +187,11 @@ def main(argv=None):
     parser = Parser(__doc__)
     what, _, _ = add_options(parser, RULES)
     what.add_argument('--layer', default=LAST, metavar='NAME',
-                      help='whose channels; list: print what there is (default: the last '
-                           'convolution or addition whose maps are wide enough to show places)')
-    what.add_argument('--channels', type=count, default=5, metavar='N',
-                      help='how many of them are shown (default: 5)')
+                      help='list: print all (default: the last one with maps wide enough)')
+    what.add_argument('--channels', type=count, default=5, metavar='N', help='default: 5')
     what.add_argument('--among', metavar='FOLDER',
-                      help='pictures to take examples from (default: vgg/images for a bundled '
-                           'network, else the pictures themselves)')
+                      help='where examples are from (default: the pictures that are explained; for '
+                           'a bundled network vgg/images)')
     parser.set_defaults(top=1, layers=False, plain=False)
     parser.run(concepts, argv)
 

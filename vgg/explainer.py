@@ -294,18 +294,15 @@ def stages(network, a):
 
 
 def last_wide(layers, a, names):
-    """The last of the named layers that is a convolution or an addition and has maps at least WIDE
-    pixels and a twentieth of the picture wide: 14 of 224, in VGG16 and in ResNet.
-
-    Raises Refused if there is none.
-    """
-    least = max(WIDE, a[PIXELS].shape[2] / 20)
-    for layer in reversed(layers):
-        sums = layer.kind == 'conv' or layer.kind in LINEAR and len(layer.inputs) > 1
-        if layer.name in names and sums and a[layer.name].shape[2] >= least:
-            return layer.name
-    raise Refused('no convolution or addition that all relevance passes through has maps of '
-                  f'{least:.0f} pixels; choose a layer by --layer')
+    """The last of the named layers that is an addition, else a convolution, with maps at least WIDE
+    pixels wide. Raises Refused if there is none."""
+    wide = [layer for layer in layers if layer.name in names and a[layer.name].shape[2] >= WIDE]
+    sums = [layer for layer in wide if layer.kind in LINEAR and len(layer.inputs) > 1]
+    found = sums or [layer for layer in wide if layer.kind == 'conv']
+    if not found:
+        raise Refused('no convolution or addition that all relevance passes through has maps at '
+                      f'least {WIDE} wide; choose a layer by --layer')
+    return found[-1].name
 
 
 def open_explainer(weights='imagenet', rules=DEFAULT, model=None, preprocessing=None,

@@ -10,7 +10,7 @@ import os
 
 import matplotlib
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont, PngImagePlugin
+from PIL import Image, ImageDraw, ImageFont, ImageOps, PngImagePlugin
 
 from common import Refused, encoded
 
@@ -18,6 +18,7 @@ BAR = 44  # pixels above each panel; gallery.html cuts sheets by the same
 COLUMNS, LAYER_COLUMNS = 6, 7  # panels in a line; with VGG's five pooling layers and the pixels
 PERCENTILE = 99.5  # of |relevance| gets the full colour: single pixels must not pale the rest
 GAP = 8  # pixels between panels; gallery.html cuts sheets by the same
+LEAST = 0.4  # of each side of an image, at least, is shown of it
 KEY = 36  # pixels, below the panels, for what the colours mean
 NAME = 100  # letters, at most, of a class in titles and records
 HIGHEST = 65500  # pixels of a JPEG
@@ -42,6 +43,16 @@ def laid_over(photograph, r, cmap):
     opacity = Image.fromarray(np.uint8(255 * np.sqrt(np.abs(values))))
     colours = Image.fromarray(coloured(values, cmap))
     return Image.composite(colours, photograph.convert('L').convert('RGB'), opacity)
+
+
+def cut_to(r, image, size):
+    """The part of an image where a map r [h, w] is high, at a size (width, height)."""
+    places, cells = np.argwhere(r >= r.max() / 2)[:, ::-1], r.shape[::-1]
+    first, last = places.min(0) / cells, (places.max(0) + 1) / cells
+    length = max(LEAST, *(last - first))
+    first = np.clip((first + last - length) / 2, 0, 1 - length)
+    box = np.concatenate([first, first + length]) * (image.size * 2)
+    return ImageOps.pad(image.crop(box.tolist()), size, color='white')
 
 
 def sheet(photograph, rows, cmap, columns=COLUMNS):

@@ -2,14 +2,12 @@
 
     python vgg/evaluate.py concepts vgg/images --frame vgg/images/leopard.jpg --weights caltech101
 
-Sets channels of a layer to 0, more and more of them, those with most relevance first, and follows
-the logit of the class that the network saw. Other orders for comparison: by gradient x activation,
-by activation, random. Cells: by how much the logit fell, the mean over pictures with its 95%
-bootstrap interval.
+Sets more and more channels of a layer to 0, those with most relevance first, and follows the logit
+of the class that the network saw. Compared with: by gradient x activation, by activation, random.
+Cells: by how much the logit fell, the mean over pictures with its 95% bootstrap interval.
 
---frame: the outermost --margin pixels of these pictures are painted over, in the mean colour of
-what is inside. Which channels had their relevance there, and is it gone? The frame is also cut off
-and the rest enlarged, which costs something by itself.
+--frame: the outermost --margin pixels of these pictures are painted over in the mean colour of the
+rest. Which channels had their relevance there, and is it gone? Or they are cut off, which enlarges.
 """
 from matplotlib.figure import Figure
 import numpy as np
@@ -55,9 +53,9 @@ def falls(logits):
     """By how much {method: logits [steps + 1, n]} fall, and which cannot be told apart."""
     columns = {str(step): estimates({method: each[0] - each[i] for method, each in logits.items()})
                for i, step in enumerate(STEPS, 1)}
-    return [table('channels set to 0', list(logits), columns),
-            *(f'not distinguishable, {step}: {indistinguishable(column)}'
-              for step, column in columns.items())]
+    pairs = [f'not distinguishable, {step}: {indistinguishable(column)}'
+             for step, column in columns.items()]
+    return [table('channels set to 0', list(logits), columns), *pairs]
 
 
 def frame_of(shape, margin):
@@ -89,9 +87,9 @@ def of_frame(explainer, image, rule, margin):
     rows, probabilities = ['all', *map(str, top)], explainer.network.probabilities(found.logits)
     columns = {head: dict(zip(rows, cells)) for head, cells in columns.items()}
     states = zip(['', ', painted over ', ', cut off '], found.logits[:, target], probabilities)
-    line = ''.join(f'{state}{logit:.2f} (probability {p[target]:.3f})' for state, logit, p in states)
+    line = [f'{state}{logit:.2f} (probability {p[target]:.3f})' for state, logit, p in states]
     name = class_names(explainer.network)[target]
-    return [f'{name}: logit {line}', table('channel', rows, columns)]
+    return [f'{name}: logit {"".join(line)}', table('channel', rows, columns)]
 
 
 def frames(explainer, images, args):
@@ -110,15 +108,13 @@ def measure(explainer, pictures, args):
     """The experiment. Returns a figure, a title and a table."""
     if 2 * args.margin >= min(explainer.network.size[:2]):
         raise Refused(f'--margin {args.margin}: nothing is inside such a frame')
-    images, parts = np.stack([picture.seen for picture in pictures]), []
+    images = np.stack([picture.seen for picture in pictures])
     bar = progress_bar(len(images), 'picture')
-    for numbers in batches(range(len(images)), args.batch_size, bar):
-        parts.append(followed(explainer, images[numbers], numbers))
-    logits = joined(parts, 1)
+    logits = joined([followed(explainer, images[numbers], numbers)
+                     for numbers in batches(range(len(images)), args.batch_size, bar)], 1)
     lines = [*falls(logits), *(frames(explainer, images, args) if args.frame else [])]
-    figure = Figure(figsize=(7, 4.8), dpi=100, layout='constrained')
-    axes = figure.subplots()
+    axes = Figure(figsize=(7, 4.8), dpi=100, layout='constrained').subplots()
     curves(axes, [0, *STEPS], {method: each.mean(1) for method, each in logits.items()}, ['random'])
     axes.set(xlabel=f'channels of {explainer.layer} set to 0', xscale='symlog',
              ylabel='mean logit of the class first seen')
-    return figure, f'{len(images)} pictures, {explainer.layer}', '\n'.join(lines)
+    return axes.figure, f'{len(images)} pictures, {explainer.layer}', '\n'.join(lines)
