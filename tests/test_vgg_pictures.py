@@ -1,5 +1,7 @@
 """Odd and bad pictures: each is read rightly, or named with its reason in one line."""
 import io
+import struct
+import zlib
 
 from conftest import scripts
 import numpy as np
@@ -25,6 +27,12 @@ def two_colours(mode='RGB', size=(64, 64)):
     image = Image.new('RGB', size, RED)
     image.paste(GREEN, (size[0] // 2, 0, *size))
     return image.convert(mode)
+
+
+def shades(dtype):
+    """A ramp from the type's zero to its largest value, 255 for floats."""
+    top = 255 if np.dtype(dtype).kind == 'f' else np.iinfo(dtype).max
+    return Image.fromarray(np.tile(np.linspace(0, top, 64).astype(dtype), (64, 1)))
 
 
 def ramp(end):
@@ -73,10 +81,19 @@ PICTURES = {
     'RGBA': ('a.png', saved(clear('RGBA', (*RED, 255))), [RED, (255, 255, 255)]),
     'LA': ('a.png', saved(clear('LA', (90, 255))), [(90, 90, 90), (255, 255, 255)]),
     'CMYK': ('a.jpg', saved(two_colours('CMYK'), quality=95), [RED, GREEN]),
+    '16 bits of grey': ('a.png', saved(shades(np.uint16)), [(32, 32, 32), (223, 223, 223)]),
     '12 bits of grey in 16': ('a.png', saved(ramp(4095)), [(32, 32, 32), (223, 223, 223)]),
+    'dark 16 bits that say what is white': ('a.tif', saved(ramp(5000), tiffinfo={281: 10000}),
+                                            [(16, 16, 16), (111, 111, 111)]),
+    'float': ('a.tif', saved(shades(np.float32)), [(32, 32, 32), (223, 223, 223)]),
+    'float from 0 to 1': ('a.tif',
+                          saved(Image.fromarray(np.asarray(ramp(255), np.float32) / 255)),
+                          [(32, 32, 32), (223, 223, 223)]),
     'rotated by EXIF': ('a.jpg', rotated_by_exif, [RED, GREEN]),
     'animated WebP': ('a.webp', animated, [RED, GREEN]),
+    'progressive JPEG': ('a.jpg', saved(two_colours(), progressive=True, quality=95), [RED, GREEN]),
     'one pixel': ('a.png', saved(Image.new('RGB', (1, 1), RED)), [RED, RED]),
+    '3000x10': ('a.png', saved(two_colours(size=(3000, 10))), [RED, GREEN]),
     'wrong extension': ('a.jpg', saved(two_colours(), format='PNG'), [RED, GREEN]),
 }
 
@@ -100,25 +117,65 @@ def test_floats_without_end_in_a_tiff(tmp_path):
         seen(tmp_path / 'a.tif')
 
 
-@pytest.mark.parametrize('values, low, high, options', [
-    (np.uint16([[30, 100], [170, 240]]) * 257, 0, 65535, {}),
-    (np.uint16([[30, 100], [170, 240]]) * 257, 65535, 0, {'tiffinfo': {262: 0}}),  # white is zero
-    (np.float32([[0.1, 0.3], [0.4, 0.8]]), 0, 1, {}),
-    (np.int32([[-1000, 20], [30, 1023]]), -1000, 1023, {})])
-def test_grey_of_more_than_8_bits(tmp_path, values, low, high, options):
+QUARTERS = np.float64([[30, 100], [170, 240]])  # grey as it is to be seen
+
+
+def write_tiff(path, values, photometric=1):
+    """An uncompressed TIFF of grey [h, w], or of colours in planes [3, h, w]."""
+    planes = values if values.ndim == 3 else values[None]
+    n, height, width = planes.shape
+    kind = {'u': 1, 'i': 2, 'f': 3}[values.dtype.kind]
+    tags = [(256, [width]), (257, [height]), (258, [8 * values.itemsize] * n), (259, [1]),
+            (262, [2 if n > 1 else photometric]), (273, [0] * n), (277, [n]), (278, [height]),
+            (279, [planes[0].nbytes] * n), (284, [1 + (n > 1)]), (339, [kind] * n)]
+    data = 8 + 2 + 12 * len(tags) + 4
+    pictures = data + 4 * sum(len(each) for _, each in tags if len(each) > 1)
+    entries, extra = b'', b''
+    for tag, numbers in tags:
+        if tag == 273:  # where each plane begins
+            numbers = [pictures + i * planes[0].nbytes for i in range(n)]
+        packed = struct.pack(f'<{len(numbers)}I', *numbers)
+        where = packed if len(numbers) == 1 else struct.pack('<I', data + len(extra))
+        extra += packed if len(numbers) > 1 else b''
+        entries += struct.pack('<HHI', tag, 4, len(numbers)) + where
+    head = b'II*\0' + struct.pack('<IH', 8, len(tags))
+    path.write_bytes(head + entries + bytes(4) + extra + planes.tobytes())
+
+
+@pytest.mark.parametrize('values, photometric, note', [
+    (QUARTERS.astype('<u2') * 257, 1, ''),
+    (65535 - QUARTERS.astype('<u2') * 257, 0, ''),  # white is zero
+    ((QUARTERS * 128.5).astype('<i2'), 1, '32767 taken for white'),
+    ((QUARTERS / 255).astype('<f4'), 1, '1 taken for white'),
+    (np.array([[-1000, -200], [300, 1000]], '<i2'), 1,
+     'from -1000, taken for black, to 1000, taken for white'),
+    (np.array([[0, 2 ** 31], [3 << 30, 2 ** 32 - 1]], '<u4'), 1, 'taken for white')])
+def test_grey_of_more_than_8_bits(tmp_path, values, photometric, note):
     """Means what it says; what was assumed is said."""
-    Image.fromarray(values).save(tmp_path / 'a.tif', **options)
-    image, note = whole(tmp_path / 'a.tif')
-    expected = 255 * (np.float64(values) - low) / (high - low)
+    write_tiff(tmp_path / 'a.tif', values, photometric)
+    image, said = whole(tmp_path / 'a.tif')
+    low, high = float(values.min()), float(values.max())
+    expected = QUARTERS
+    if values.min() < 0 or values.dtype == np.uint32:
+        expected = 255 * (np.float64(values) - low) / (high - low)
     np.testing.assert_allclose(np.asarray(image)[..., 0], expected, atol=1)
-    assert note == ('' if values.dtype == np.uint16 else
-                    f'{low} taken for black, {high} for white')
+    assert note in said and bool(note) == bool(said)
 
 
-def test_pictures_of_phones_say_what_to_export(tmp_path):
+def test_transparent_value_in_16_bits_is_white(tmp_path):
+    Image.fromarray((QUARTERS * 257).astype(np.uint16)).save(tmp_path / 'a.png',
+                                                             transparency=100 * 257)
+    image, _ = whole(tmp_path / 'a.png')
+    assert np.asarray(image)[..., 0].tolist() == [[30, 255], [170, 240]]
+
+
+def test_pictures_that_are_not_read_rightly_say_what_to_export(tmp_path):
+    write_tiff(tmp_path / 'planes.tif', np.zeros((3, 2, 2), '<u2'))
+    write_tiff(tmp_path / 'double.tif', np.zeros((2, 2), '<f8'))
     (tmp_path / 'phone.heic').write_bytes(b'\0\0\0\x18ftypheic' + bytes(40))
-    with pytest.raises(scripts('vgg').common.Refused, match='phone.heic: .*HEIC.*export it'):
-        whole(tmp_path / 'phone.heic')
+    for name, word in [('planes.tif', 'plane'), ('double.tif', 'a TIFF'), ('phone.heic', 'HEIC')]:
+        with pytest.raises(scripts('vgg').common.Refused, match=f'{name}: .*{word}.*export it'):
+            whole(tmp_path / name)
 
 
 def test_every_pixel_of_any_shape_counts(tmp_path):
@@ -128,6 +185,16 @@ def test_every_pixel_of_any_shape_counts(tmp_path):
     image.save(tmp_path / 'a.png')
     found, _ = seen(tmp_path / 'a.png')
     np.testing.assert_allclose(found[100, [5, 30, 220]], [GREEN, RED, RED], atol=6)
+
+
+def head_of_png(side, depth, colours):
+    """The head of a PNG of so many pixels each way."""
+    def chunk(kind, data):
+        return struct.pack('>I', len(data)) + kind + data + struct.pack('>I',
+            zlib.crc32(kind + data))
+    head = struct.pack('>IIBBBBB', side, side, depth, colours, 0, 0, 0)
+    return b'\x89PNG\r\n\x1a\n' + chunk(b'IHDR', head) + chunk(b'IDAT',
+        zlib.compress(bytes(99))) + chunk(b'IEND', b'')
 
 
 def encoded(form, keep=1.0):
@@ -145,7 +212,12 @@ BAD_PICTURES = {  # name: file name, contents or None for no file
     'truncated JPEG': ('bad.jpg', encoded('JPEG', 0.5)),
     'truncated PNG': ('bad.png', encoded('PNG', 0.5)),
     'damaged PNG': ('bad.png', encoded('PNG').replace(b'IDAT', b'IDAX')),
+    'decompression bomb': ('bad.png', head_of_png(30000, 8, 2)),
 }
+if '.avif' in Image.registered_extensions():  # Pillow has it since 11.3
+    BAD_PICTURES.update({'truncated AVIF': ('bad.avif', encoded('AVIF', 0.5)),
+                         'AVIF without a picture': ('bad.avif',
+                                                    encoded('AVIF').replace(b'iloc', b'free'))})
 
 
 @pytest.mark.parametrize('kind', BAD_PICTURES)

@@ -15,8 +15,14 @@ from common import Refused, collected
 
 HEIGHT = 288  # pixels, of a photograph as it is drawn
 Image.MAX_IMAGE_PIXELS = 250_000_000  # Pillow refuses pictures of twice as many
-BY_OTHERS = {'EPS', 'HDF5'}  # formats that Pillow does not decode itself: EPS is Ghostscript's
-WHITE_IS_ZERO = 262  # a tag of TIFF
+BY_OTHERS = {'EPS'}  # formats that Pillow gives to other programs, here Ghostscript
+BITS, COMPRESSION, WHITE_IS_ZERO, PLANES = 258, 259, 262, 284  # tags of TIFF
+LARGEST, SAMPLE_FORMAT = 281, 339
+TIFF = ('a TIFF whose channels or bits Pillow does not read, such as 16 bits with alpha or colours '
+        'in floats; export it with 8 bits')
+UNREADABLE = {  # kinds of files that Pillow knows only in part, by how they start
+    b'ftyphei': 'HEIC, as phones write it; export it as JPEG',
+    b'ftypmif': 'HEIF, as phones write it; export it as JPEG', b'II*': TIFF, b'MM\0': TIFF}
 
 
 def picture_paths(arguments):
@@ -46,7 +52,10 @@ def picture_paths(arguments):
 def read_list(argument):
     """The paths in a list, @file or '-'. Names may be in any encoding."""
     source = 'standard input' if argument == '-' else argument[1:]
-    content = sys.stdin.buffer.read() if argument == '-' else read_file(source)
+    try:
+        content = sys.stdin.buffer.read() if argument == '-' else Path(source).read_bytes()
+    except OSError:
+        raise Refused(f'{source} is not a readable list of paths') from None
     lines = content.decode('utf-8-sig', 'surrogateescape').split('\n')
     paths = [line.strip() for line in lines if line.strip()]
     if not paths or b'\0' in content:
@@ -56,15 +65,18 @@ def read_list(argument):
 
 def in_folder(folder):
     """The files in a folder that are pictures by their names. Raises Refused if there are none."""
-    endings = {ending for ending, form in Image.registered_extensions().items()
-               if form in Image.OPEN and form not in BY_OTHERS}
+    forms = Image.registered_extensions().items()
+    endings = {ending for ending, form in forms if form in Image.OPEN and form not in BY_OTHERS}
+    endings -= {'.h5', '.hdf'}
     try:
         inside = [path for path in folder.iterdir() if not path.name.startswith('.')]
     except OSError as error:
         raise Refused(f'{folder} cannot be read ({error.strerror})') from None
     paths = [str(path) for path in inside if path.suffix.lower() in endings]
     if not paths:
-        raise Refused(f'{folder}: no pictures in this folder; of folders inside it: {folder}/*')
+        folders = sum(path.is_dir() for path in inside)
+        hint = f', but {folders} folders; name those: {folder}/*' if folders else ''
+        raise Refused(f'{folder}: no pictures in this folder{hint}')
     return sorted(paths)
 
 
@@ -89,8 +101,10 @@ def open_picture(path, size):
 def first_picture(paths, size):
     """{path: what the network sees} of the first picture that can be read, or of none."""
     for path in paths:
-        for picture in open_pictures([path], size)[0]:
-            return {str(path): picture.seen}
+        try:
+            return {str(path): open_picture(path, size).seen}
+        except Refused:
+            continue
     return {}
 
 
@@ -115,11 +129,15 @@ def resized(pixels, height, width):
 
 
 def read_file(path):
-    """The content of a file. Raises Refused if the system cannot read it."""
+    """The content of a picture's file. Raises Refused if the system cannot read it."""
+    if not os.path.isfile(path):
+        kind = 'a folder' if os.path.isdir(path) else 'not a regular file'
+        kind = kind if os.path.exists(path) else 'no such file'
+        raise Refused(f'{path}: {kind}')
     try:
         return Path(path).read_bytes()
     except OSError as error:
-        raise Refused(f'{path}: cannot be read ({error.strerror})') from error
+        raise Refused(f'{path} cannot be read ({error.strerror})') from error
 
 
 def digest_of(content):
@@ -138,39 +156,77 @@ def decoded(path, content):
             Image.init()
             formats = [form for form in Image.ID if form not in BY_OTHERS]
             with Image.open(io.BytesIO(content), formats=formats) as image:
-                inverted = getattr(image, 'tag_v2', {}).get(WHITE_IS_ZERO) == 0
-                return to_rgb(ImageOps.exif_transpose(image), inverted)
-    except UnidentifiedImageError:
-        phone = content[4:11] in (b'ftyphei', b'ftypmif')
-        reason = 'HEIC, as phones write it' if phone else 'of no kind that Pillow decodes'
-        reason += '; export it as JPEG'
+                return to_rgb(ImageOps.exif_transpose(image), tags_of(image))
     except Exception as error:  # Pillow raises of all kinds
         reason = error
-    raise Refused(f'{path}: not a picture that can be read ({reason})')
+        if isinstance(error, UnidentifiedImageError):
+            reason = kind_of_unread(content) or 'of no format that Pillow decodes'
+        raise Refused(f'{path}: not a picture that can be read ({reason})') from None
 
 
-def to_rgb(image, inverted):
+def kind_of_unread(content):
+    """What a file is that Pillow knows only in part, and what to do; None for others."""
+    head = content[:12]
+    return next((kind for start, kind in UNREADABLE.items()
+                 if head.startswith(start) or head[4:].startswith(start)), None)
+
+
+def tags_of(image):
+    """The tags of a TIFF file; {} for other files. Raises ValueError for what is read wrongly."""
+    tags = dict(getattr(image, 'tag_v2', {}))
+    bits, layout = tags.get(BITS, (1,)), (tags.get(PLANES), tags.get(COMPRESSION))
+    if len(bits) > 1 and max(bits) > 8 and layout == (2, 1):
+        raise ValueError('colours of 16 bits, one plane after another; export it with 8 bits')
+    return tags
+
+
+def to_rgb(image, tags):
     """The picture in RGB, and a note on what was taken for white."""
     if image.mode.startswith('I') or image.mode == 'F':
-        grey, note = grey_to_8_bits(np.asarray(image))
-        return Image.fromarray(255 - grey if inverted else grey).convert('RGB'), note
+        grey, note = grey_to_8_bits(np.asarray(image), tags)
+        if 'transparency' in image.info:
+            grey[np.asarray(image) == image.info['transparency']] = 255
+        return Image.fromarray(grey).convert('RGB'), note
     if image.has_transparency_data:
         image = image.convert('RGBA')
-        image = Image.alpha_composite(Image.new('RGBA', image.size, 'white'), image)
+        paper = Image.new('RGBA', image.size, 'white')
+        paper.alpha_composite(image)
+        image = paper
     return image.convert('RGB'), ''
 
 
-def grey_to_8_bits(values):
+def grey_to_8_bits(values, tags):
     """Grey of more than 8 bits [h, w] in 8 bits, and a note on what was taken for black and white.
 
-    Scanners and cameras keep 10, 12 or 14 bits in 16. So white is the end of the narrowest of these
-    ranges that holds all values. Black is zero, or the smallest value if that is negative.
+    Scanners and cameras keep 10, 12 or 14 bits in 16. Where the file does not say what is white, it
+    is the end of the narrowest of these ranges that holds all values. Where there are negative
+    values, the smallest is black and the largest white.
     """
+    signed = tags.get(SAMPLE_FORMAT, (1,))[0] == 2
+    if values.dtype == np.int32 and tags.get(BITS) == (32,) and not signed:
+        values = values.view(np.uint32)
     low, high = float(values.min()), float(values.max())
     if not np.isfinite([low, high]).all():
         raise ValueError('it holds values that are not finite')
-    ranges = (1, 255, 65535) if values.dtype.kind == 'f' else (255, 1023, 4095, 16383, 65535)
-    black, white = min(low, 0), next((end for end in ranges if end >= high), high)
-    grey = np.uint8(255 * (np.float32(values) - np.float32(black)) / np.float32(white - black))
-    usual = (black, white) == (0, 65535)
-    return grey, '' if usual else f'{black:g} taken for black, {white:g} for white'
+    black = min(low, 0)
+    if low < 0:
+        white, note = high, f'from {low:g}, taken for black, to {high:g}, taken for white'
+    else:
+        white, note = white_of(values, tags, signed, high)
+    steps = np.clip(np.asarray(values, np.float32), black, white) - np.float32(black)
+    grey = np.uint8(255 * steps / np.float32((white - black) or 1))
+    return 255 - grey if tags.get(WHITE_IS_ZERO) == 0 else grey, note
+
+
+def white_of(values, tags, signed, high):
+    """The value of white in grey of more than 8 bits, and a note on what it was taken from."""
+    bits = tags.get(BITS, (16,))[0]
+    stated = tags.get(LARGEST, None if bits in (16, 32) else 2 ** bits - 1)
+    if stated is not None:
+        white, reason = np.max(stated), 'as the file says'
+    else:
+        ranges = ((1, 255, 65535) if values.dtype.kind == 'f'
+                  else (255, 1023, 4095, 16383, 32767 if signed else 65535))
+        white = next((end for end in ranges if end >= high), high)
+        reason = 'by its largest value'
+    return white, '' if white == 65535 else f'{white:g} taken for white, {reason}'

@@ -246,7 +246,10 @@ def contents(job, picture, results, titles, record, told, output):
     if output.numbers:
         yield numbers(picture, results, record)
     if output.plain:
-        photograph, _ = decoded(job.path, read_file(job.path))
+        content = read_file(job.path)
+        if digest_of(content) != picture.digest:
+            raise Refused(f'{job.path} changed while it was explained')
+        photograph, _ = decoded(job.path, content)
         photograph.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
         for k, rule in itertools.product(range(output.top), output.rules):
             yield png(colour(maps[k][rule], photograph.size, output.cmap), record)
