@@ -29,7 +29,7 @@ def torch_network(torch, explainer):
     for layer in explainer.network.layers:
         if layer.kind == 'max':
             modules.append(torch.nn.MaxPool2d(2))
-        elif layer.kind == 'flatten':
+        elif layer.kind == 'move':
             modules.append(torch.nn.Flatten())
         else:
             w, b = explainer.read(layer.name)

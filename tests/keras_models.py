@@ -100,6 +100,65 @@ def mobile(x):
     return apply(x, layers.Flatten(), layers.Dense(3))
 
 
+def moved(x):
+    """Channels shuffled (ShuffleNet), split, swapped, sliced; places copied, padded, flipped."""
+    ops = keras.ops
+    x = conv()(layers.Rescaling(1 / 255)(x[:, 2:, :40]))
+    x = layers.Reshape((30, 40, 6))(layers.Permute((1, 2, 4, 3))(layers.Reshape((30, 40, 2, 3))(x)))
+    one, two = ops.split(x, 2, axis=-1)
+    x = layers.Concatenate()([two, ops.flip(one, 2), ops.roll(x[..., 1:3], 1, axis=1)])
+    x = layers.Conv2D(6, 3, activation='relu')(ops.pad(x, [[0, 0], [1, 0], [1, 2], [0, 0]]))
+    x = layers.UpSampling2D()(layers.MaxPooling2D(4)(x))
+    return apply(ops.swapaxes(x, 1, 2), conv(), head(3, None))
+
+
+def mixed(x):
+    """Linear without weights of its own, the largest of two, one convolution used twice."""
+    ops, shared = keras.ops, conv()
+    x = layers.MaxPooling2D()(conv()(layers.Rescaling(1 / 255)(x)))
+    y = layers.UpSampling2D(interpolation='bilinear')(layers.MaxPooling2D()(shared(shared(x))))
+    x = layers.ReLU()(layers.Subtract()([conv()(x), y]) + ops.mean(x, (1, 2), keepdims=True))
+    x = layers.Maximum()([conv()(x), layers.Conv2DTranspose(6, 3, padding='same')(x)])
+    x = ops.average_pool(ops.max_pool(x, 2, 2), 2)
+    x = layers.Conv2DTranspose(4, 3, strides=2, activation='relu')(x)
+    return layers.Dense(3)(ops.mean(x, (1, 2)) + ops.max(x, (1, 2)))
+
+
+def mixer(x):
+    """Patches, then dense layers over places and over channels, each after LayerNormalization."""
+    x = layers.Reshape((4, 8, 6, 8, 3))(layers.Rescaling(1 / 255)(x))
+    x = layers.Reshape((24, 192))(layers.Permute((1, 3, 2, 4, 5))(x))
+    x = layers.Dense(8)(x)
+    y = layers.Permute((2, 1))(layers.LayerNormalization()(x))
+    y = layers.Dense(24)(layers.Dense(12, activation='gelu')(y))
+    x = x + layers.Permute((2, 1))(y)
+    x = x + layers.Dense(8)(layers.Dense(12, activation='gelu')(layers.LayerNormalization()(x)))
+    return apply(layers.UnitNormalization()(x), layers.GlobalAveragePooling1D(), layers.Dense(3))
+
+
+def attentive(x):
+    """CBAM: gates over channels, by dense layers used twice, and over places; 1 - t as a gate."""
+    ops = keras.ops
+    x = conv()(layers.Rescaling(1 / 255)(x))
+    shared = [layers.Dense(3, activation='relu'), layers.Dense(6)]
+    mean = apply(layers.GlobalAveragePooling2D()(x), shared)
+    t = layers.Activation('sigmoid')(mean + apply(layers.GlobalMaxPooling2D()(x), shared))
+    x = x * layers.Reshape((1, 1, 6))(t) + conv()(x) * (1 - layers.Reshape((1, 1, 6))(t))
+    places = layers.Concatenate()([ops.mean(x, -1, keepdims=True), ops.max(x, -1, keepdims=True)])
+    x = layers.Multiply()([x, layers.Conv2D(1, 7, padding='same', activation='sigmoid')(places)])
+    return apply(x, layers.MaxPooling2D(4), head(3, None))
+
+
+def curved(x):
+    """Activations of Keras, and normalisation by the picture's own statistics."""
+    x = conv(activation='selu')(layers.Rescaling(1 / 255)(x))
+    x = layers.GroupNormalization(3)(conv(activation='mish', strides=2)(x))
+    x = layers.Activation('celu')(conv(activation='softsign')(x))
+    x = layers.LayerNormalization([1, 2, 3])(conv(activation=keras.layers.LeakyReLU(0.3))(x))
+    x = layers.RMSNormalization()(keras.ops.hard_tanh(layers.MaxPooling2D()(x)))
+    return apply(x, layers.DepthwiseConv2D(3), layers.Flatten(), layers.Dense(3, 'log_softmax'))
+
+
 def mixed_precision():
     """As on a GPU."""
     policy = keras.DTypePolicy('mixed_float16')
@@ -180,6 +239,11 @@ MODELS = {
                                 layers.MaxPooling2D(4), layers.GlobalAveragePooling2D(),
                                 layers.Dense(3), shape=(None, None, 3)), None, '224x224'),
     'residual': (lambda: functional(residual), None, '5 convolutions, 1 dense layer'),
+    'moved': (lambda: functional(moved), None, '3 convolutions, 2 dense layers'),
+    'mixed': (lambda: functional(mixed), None, '7 convolutions, 1 dense layer'),
+    'mixer': (lambda: functional(mixer), None, '0 convolutions, 6 dense layers'),
+    'attentive': (lambda: functional(attentive), None, '3 convolutions, 6 dense layers'),
+    'curved': (lambda: functional(curved), None, '5 convolutions, 1 dense layer'),
     'mobile': (lambda: functional(mobile), None, '6 convolutions, 1 dense layer'),
     'mixed precision': (mixed_precision, None, '2 convolutions, 1 dense layer'),
 }

@@ -17,15 +17,20 @@ def connections(layer, shape, w):
     """Yields (output index, input index, weight) for inputs of this shape; there are none to the
     padding."""
     if layer.kind == 'dense':
-        for n, i, j in np.ndindex(shape[0], *w.shape):
-            yield (n, j), (n, i), w[i, j]
+        for *place, i, j in np.ndindex(*shape[:-1], *w.shape):
+            yield (*place, j), (*place, i), w[i, j]
+        return
+    if layer.shape:  # a transposed convolution: outputs and inputs change places
+        for i, j, weight in connections(layer._replace(shape=()), (shape[0], *layer.shape),
+                                        w.swapaxes(2, 3)):
+            yield j, i, weight
         return
     for n, y, x in np.ndindex(shape[0], *output_shape(layer, shape, w)[1:3]):
         window = list(real_inputs(layer, shape, w, y, x))
         for dy, dx, (row, column) in window:
             for i, j, weight in channels(layer, shape[3], w, dy, dx):
                 yield (n, y, x, j), (n, row, column,
-                                     i), weight / (len(window) if layer.kind == 'mean' else 1)
+                                     i), weight / (len(window) if layer.window else 1)
 
 
 def channels(layer, inputs, w, dy, dx):
@@ -38,7 +43,7 @@ def channels(layer, inputs, w, dy, dx):
     elif layer.kind == 'depthwise':
         for i, m in np.ndindex(*w.shape[2:]):
             yield i, i * w.shape[3] + m, w[dy, dx, i, m]
-    else:  # mean, scale and add: a row of w for each of the tensors side by side
+    else:  # scale and sum: a row of w for each of the tensors side by side
         each = inputs // w.shape[0]
         for i in range(inputs):
             yield i, i % each, np.broadcast_to(w, (w.shape[0], each))[i // each, i % each]
@@ -46,16 +51,16 @@ def channels(layer, inputs, w, dy, dx):
 
 def window_of(layer, w):
     """Height and width, a dilated kernel's with what lies between its weights."""
-    if layer.kind in ('scale', 'add'):
+    if layer.kind in ('scale', 'sum') and not layer.window:
         return 1, 1
-    size = layer.window if layer.kind == 'mean' else w.shape[:2]
+    size = layer.window or w.shape[:2]
     return tuple((side - 1) * step + 1 for side, step in zip(size, layer.dilation))
 
 
 def output_shape(layer, shape, w):
     """The shape of what a layer makes of inputs of this shape."""
-    if layer.kind == 'dense':
-        return shape[0], w.shape[1]
+    if layer.kind == 'dense' or layer.shape:
+        return (shape[0], *layer.shape) if layer.shape else (*shape[:-1], w.shape[1])
     sides = []
     for side, over, step, zeros in zip(shape[1:3], window_of(layer, w),
                                        np.broadcast_to(layer.stride, 2), paddings(layer, shape, w)):

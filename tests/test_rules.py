@@ -9,12 +9,18 @@ import oracle
 import pytest
 
 vgg = scripts('vgg')
-Layer, rules, tf = vgg.model.Layer, vgg.rules, vgg.model.tf
-placed = vgg.explainer.placed
+Layer, rules, tf, placed = vgg.model.Layer, vgg.rules, vgg.model.tf, vgg.model.placed
+keras = vgg.common.keras
 
 
 def layer(kind, *kernel, **geometry):
     return Layer('layer', kind, ('pixels',), kernel, **geometry)
+
+
+def mean(window, stride, padding='VALID'):
+    """Average pooling. The window, stride and padding are for the loops alone."""
+    function = keras.layers.AveragePooling2D(window, stride, padding.lower()).call
+    return layer('sum', function=function, window=window, stride=stride, padding=padding)
 
 
 LAYERS = {  # the layer, the shape of its inputs, the shape of w where that is not its kernel
@@ -31,13 +37,18 @@ LAYERS = {  # the layer, the shape of its inputs, the shape of w where that is n
     'depthwise, multiplied': (layer('depthwise', 3, 2, 2, 2), (2, 4, 4, 2)),
     'depthwise, dilated': (layer('depthwise', 2, 2, 2, 1, padding='SAME', dilation=(2, 2)),
                            (2, 4, 5, 2)),
+    'conv, transposed': (layer('conv', 3, 2, 2, 3, shape=(7, 8, 3), stride=(2, 2), padding='SAME'),
+                         (2, 4, 4, 2)),
+    'conv, transposed, not padded': (layer('conv', 3, 3, 3, 2, shape=(9, 7, 2), stride=(2, 1)),
+                                     (2, 4, 5, 3)),
     'dense': (layer('dense', 6, 5), (4, 6)),
-    'mean': (layer('mean', window=(2, 3), stride=(2, 2)), (2, 4, 7, 3), (1, 1)),
-    'mean, padded': (layer('mean', window=(3, 3), stride=(2, 2), padding='SAME'), (2, 4, 5, 3),
-                     (1, 1)),
+    'dense, tokens': (layer('dense', 4, 3), (2, 5, 4)),
+    'mean': (mean((2, 3), (2, 2)), (2, 4, 7, 3), (1, 1)),
+    'mean, padded': (mean((3, 3), (2, 2), 'SAME'), (2, 4, 5, 3), (1, 1)),
     'scale': (layer('scale', 1, 3), (2, 3, 2, 3)),
-    'add': (layer('add'), (2, 3, 2, 4), (2, 1)),
-    'add of three': (layer('add'), (2, 2, 2, 6), (3, 1)),
+    'sum': (layer('sum', factors=(1.0, 1.0)), (2, 3, 2, 4), (2, 1)),
+    'sum of three': (layer('sum', factors=(1.0, 1.0, 1.0)), (2, 2, 2, 6), (3, 1)),
+    'difference': (layer('sum', factors=(1.0, -1.0)), (2, 3, 2, 4), (2, 1)),
 }
 LOW, HIGH = -1.0, 2.5
 RULES = {  # ours, the oracle's, whether inputs may have both signs, whether outputs may
@@ -70,8 +81,8 @@ def numbers(place, odd, signed):
     """
     kind, inputs, *shape = LAYERS[place]
     shape, rng = shape[0] if shape else kind.kernel, np.random.default_rng(sum(inputs) + 1)
-    own = kind.kind not in ('mean', 'add')
-    w = rng.normal(size=shape) if own else np.ones(shape)
+    own = kind.kind != 'sum'
+    w = rng.normal(size=shape) if own else np.reshape(kind.factors, shape)
     r = rng.normal(size=oracle.output_shape(kind, inputs, w))
     b = rng.normal(size=r.shape[-1]) if own else np.zeros(1)
     a = rng.normal(size=inputs)
@@ -251,35 +262,32 @@ def test_mean_pooling(place, share):
     np.testing.assert_allclose(found, oracle.average_pool(a, r, share=share), rtol=1e-4, atol=1e-6)
 
 
-ACTIVATIONS = {'relu': 'relu', ('relu', 6.0): 'relu6', ('leaky_relu', 0.2): 'leaky_relu',
-               'elu': 'elu', 'silu': 'silu',
-               'gelu': 'gelu', 'sigmoid': 'sigmoid', 'tanh': 'tanh', 'softplus': 'softplus',
-               'hard_sigmoid': 'hard_sigmoid', 'hard_silu': 'hard_silu'}
-
-
-@pytest.mark.parametrize('activation', ACTIVATIONS)
-def test_activations_are_those_of_keras(activation):
-    z = np.linspace(-8, 8, 97, dtype=np.float32)[None]
-    keras = vgg.common.keras.activations
-    found = run(lambda tensor, weights: vgg.model.activate(activation, tensor(z)))
-    np.testing.assert_allclose(found, np.asarray(getattr(keras, ACTIVATIONS[activation])(z)),
-                               rtol=1e-5, atol=1e-6)
+@pytest.mark.parametrize('name', sorted(vgg.model.POSITIVE))
+def test_activations_that_are_never_negative(name):
+    z = np.linspace(-50, 50, 1001, dtype=np.float32)
+    assert np.min(getattr(keras.activations, name)(z)) >= 0
 
 
 # The backward pass through branches
 
+def moved(name, inputs, function):
+    return Layer(name, 'move', inputs, function=function)
+
+
 TABLE = [  # two convolutions that are added, a gate on their sum, and a concatenation
     Layer('one', 'conv', ('pixels',), (3, 3, 2, 4), padding='SAME', activation='relu'),
     Layer('two', 'conv', ('one',), (3, 3, 4, 4), padding='SAME'),
-    Layer('sum', 'add', ('one', 'two'), activation='relu'),
-    Layer('mean', 'mean', ('sum',), window=(6, 6)),
+    Layer('sum', 'sum', ('one', 'two'), factors=(1.0, 1.0), activation='relu'),
+    Layer('mean', 'sum', ('sum',), function=lambda x: keras.ops.mean(x, (1, 2), keepdims=True)),
     Layer('gate', 'conv', ('mean',), (1, 1, 4, 4), activation='sigmoid'),
     Layer('gated', 'gate', ('sum', 'gate')),
-    Layer('both', 'concat', ('gated', 'one')),
+    moved('both', ('gated', 'one'), lambda *x: keras.ops.concatenate(x, -1)),
     Layer('pool', 'max', ('both',), window=(2, 2), stride=(2, 2)),
-    Layer('padded', 'pad', ('pool',), padding=((1, 0), (0, 1))),
-    Layer('cropped', 'crop', ('padded',), padding=((1, 1), (0, 1))),
-    Layer('flat', 'flatten', ('cropped',), shape=(48,)),
+    moved('shuffled', ('pool',), lambda x: keras.ops.flip(keras.ops.swapaxes(x, 1, 2), -1)),
+    moved('larger', ('shuffled', 'pool'), keras.ops.maximum),
+    moved('padded', ('larger',), keras.layers.ZeroPadding2D(((1, 0), (0, 1))).call),
+    moved('cropped', ('padded',), keras.layers.Cropping2D(((1, 1), (0, 1))).call),
+    moved('flat', ('cropped',), keras.layers.Flatten().call),
     Layer('logits', 'dense', ('flat',), (48, 3)),
 ]
 
@@ -295,7 +303,7 @@ def backward(composites, table=TABLE, biased=True, seed=0):
         for each in table:
             if each.kind in vgg.model.LINEAR:
                 own = each.kind in vgg.model.WEIGHTED
-                w = rng.normal(size=each.kernel) if own else np.ones((len(each.inputs), 1))
+                w = rng.normal(size=each.kernel) if own else np.reshape(each.factors, [-1, 1])
                 kept[each.name] = weights(w, biased * rng.normal(0, 0.3, w.shape[-1]))
         a = vgg.model.forward(x, table, kept)
         r, located = a['logits'] * [1.0, 0, 0], placed(table, a, [-1.0, -1.0], [1.0, 1.0])
@@ -323,6 +331,8 @@ def test_relevance_adds_up_where_branches_meet():
         np.testing.assert_allclose(sums(r['gated']) + sums(r['both'][..., 4:]), sums(r['both']),
                                    rtol=1e-9)
         np.testing.assert_array_equal(r['sum'], r['gated'])
+        won = a['shuffled'] >= a['pool']
+        np.testing.assert_allclose(r['shuffled'], np.where(won, r['larger'], 0), rtol=1e-9)
 
 
 @pytest.mark.parametrize('composite', ['deep-taylor', 'zplus', 'wsquare', 'alpha1beta0'])
@@ -338,22 +348,24 @@ def test_conserves_through_branches_without_biases(composite):
 
 def test_places_and_bounds():
     """By the size of the maps that a layer reads; bounds follow what only moves the pixels."""
-    table = [Layer('padded', 'pad', ('pixels',), padding=((1, 1), (1, 1))),
+    table = [moved('padded', ('pixels',), keras.layers.ZeroPadding2D(1).call),
              Layer('first', 'conv', ('padded',), (3, 3, 3, 4), activation='relu'),
              Layer('large', 'conv', ('first',), (3, 3, 4, 4)),
              Layer('pool', 'max', ('large',), window=(8, 8), stride=(8, 8)),
              Layer('small', 'conv', ('pool',), (1, 1, 4, 4), activation='relu'),
              Layer('point', 'conv', ('small',), (4, 4, 4, 5), activation='relu'),
-             Layer('flat', 'flatten', ('point',), shape=(5,)),
+             moved('flat', ('point',), keras.layers.Flatten().call),
              Layer('logits', 'dense', ('flat',), (5, 2))]
     sides = dict(zip(['pixels'] + [each.name for each in table], (32, 34, 32, 32, 4, 4, 1)))
-    a = {name: np.zeros((1, side, side, 1)) for name, side in sides.items()}
+    a = {name: np.zeros((1, side, side, 3)) for name, side in sides.items()}
     a = {name: tf.constant(x) for name, x in {**a, 'flat': np.zeros((1, 5)),
                                               'logits': np.zeros((1, 2))}.items()}
     found = {each.name: each for each in placed(table, a, [5, -1, -1], [6, 2, -0.5])}
     assert [found[name].place for name in ('first', 'large', 'pool', 'small', 'point', 'logits')] \
         == ['pixels', 'lower', 'lower', 'upper', 'dense', 'dense']
-    assert (found['first'].low, found['first'].high) == ([0, -1, -1], [6, 2, 0])
+    for bound, inside in (found['first'].low, [5, -1, -1]), (found['first'].high, [6, 2, -0.5]):
+        assert bound.shape == (34, 34, 3) and not bound[0].any() and not bound[:, -1].any()
+        assert (bound[1:-1, 1:-1] == inside).all()
     assert [name for name, each in found.items() if each.signed] == ['padded', 'first', 'pool',
                                                                      'small']
 

@@ -1,14 +1,13 @@
 """A network with its relevance graph: pictures in, relevance out."""
 import contextlib
 import itertools
-import math
 import os
 from typing import NamedTuple
 
 import numpy as np
 
 from common import Refused, open_session, tf
-from model import LINEAR, PIXELS, WEIGHTED, Weights, forward
+from model import LINEAR, PIXELS, Weights, forward, placed
 from networks.network import open_network
 from rules import DEFAULT, composites_of, relevance, start
 
@@ -55,17 +54,18 @@ class Explainer:
             self.build(network, shape, composites_of(rules), layers, gradient, channels_of)
             self.derive(self.weights.values())
             graph.finalize()  # no batch adds to it
-        self.network = network._replace(read={}, keras=None)  # lets go of what was read
+        self.table = [layer._replace(function=None, activation=None) for layer in self.table]
+        self.network = network._replace(read={}, keras=None, layers=self.table)  # not the model
 
     def load(self, network, arrays):
-        """Keeps each layer's w and b in variables. Where there are none, as of pooling, w is 1."""
+        """Keeps each layer's w and b in variables. A sum has its factors."""
         linear, feed = [layer for layer in network.layers if layer.kind in LINEAR], {}
         for layer in linear:
             exact = self.precision == 'bfloat16' and layer is linear[-1]
             dtype = 'float32' if exact else self.precision
             if layer.name not in arrays:
-                ones = tf.ones([len(layer.inputs), 1], dtype)
-                self.weights[layer.name] = Weights(ones, tf.zeros([1], dtype))
+                factors = tf.constant([[factor] for factor in layer.factors], dtype)
+                self.weights[layer.name] = Weights(factors, tf.zeros([1], dtype))
                 continue
             for name, array in zip(('kernel', 'bias'), arrays[layer.name]):
                 if not np.isfinite(array).all():
@@ -219,48 +219,6 @@ class Explainer:
             for variable, value in zip(self.variables[name], (w, b)):
                 variable.load(value, self.session)
             self.derive([self.weights[name]])
-
-
-def placed(layers, a, low, high):
-    """The layers with the place by which rules are chosen, and the bounds of their inputs.
-
-    a: {layer name: activation}, of which only the shapes count; low, high: [channels], the bounds
-    of the pixels.
-    """
-    bounds, result = {PIXELS: (low, high)}, []
-    for layer in layers:
-        low, high = bounds[layer.inputs[0]]
-        if len(layer.inputs) > 1:
-            low, high = min(np.min(bounds[name][0]) for name in layer.inputs), math.inf
-        place = place_of(layer, a, seen=np.isfinite(high).all())
-        layer = layer._replace(place=place, low=np.float64(low).tolist(),
-                               high=np.float64(high).tolist())
-        result.append(layer)
-        bounds[layer.name] = bounds_behind(layer, low, high)
-    return result
-
-
-def place_of(layer, a, seen):
-    """The place of a layer. seen: whether it reads the picture, whose values have bounds."""
-    inputs, outputs = a[layer.inputs[0]].shape, a[layer.name].shape
-    if seen and layer.kind in WEIGHTED:
-        return 'pixels'
-    if inputs.rank != 4 or layer.kind == 'conv' and outputs[1:3] == [1, 1]:
-        return 'dense'
-    return 'lower' if 8 * inputs[1] > a[PIXELS].shape[1] else 'upper'
-
-
-def bounds_behind(layer, low, high):
-    """The bounds of a layer's outputs, from those of its inputs."""
-    if layer.positive:
-        return 0.0, math.inf
-    if layer.kind in WEIGHTED or layer.activation != 'linear':
-        return -math.inf, math.inf
-    if layer.kind == 'pad':
-        return np.minimum(low, 0), np.maximum(high, 0)
-    if layer.kind == 'flatten' and np.ndim(low):
-        return [np.tile(bound, math.prod(layer.shape) // len(bound)) for bound in (low, high)]
-    return low, high
 
 
 def passed(layers, a):

@@ -5,44 +5,46 @@ reads, so a table can describe any acyclic network. It is read down for the forw
 the relevance.
 """
 import math
-from typing import NamedTuple
+from typing import Callable, NamedTuple
 
 import numpy as np
 
-from common import tf
+from common import keras, open_session, tf
 
 PIXELS = 'pixels'  # what the first layers read: the picture, preprocessed
 SIZE = 224  # pixels, width and height of VGG's input
 DEPTHS = {'vgg16': (2, 2, 3, 3, 3), 'vgg19': (2, 2, 4, 4, 4)}  # convolutions in each block
 WIDTHS = (64, 128, 256, 512, 512)  # channels of each block
-LINEAR = {'conv', 'depthwise', 'dense', 'mean', 'scale', 'add'}  # kinds that a rule explains
-WEIGHTED = {'conv', 'depthwise', 'dense', 'scale'}  # those whose weights come from a file
-POSITIVE = {'relu', 'sigmoid', 'hard_sigmoid', 'softplus'}  # activations that are never negative
+LINEAR = {'conv', 'depthwise', 'dense', 'scale', 'gain', 'sum'}  # kinds that a rule explains
+WEIGHTED = LINEAR - {'sum'}  # those whose weights come from a file
+POSITIVE = {'relu', 'relu6', 'sigmoid', 'hard_sigmoid', 'softplus'}  # are never negative
 
 
 class Layer(NamedTuple):
     """One layer of a network.
 
-    kind: one of LINEAR, 'max' (pooling), or one that moves its inputs without changing them:
-    'flatten' (to any shape), 'pad', 'crop', 'concat', 'gate' (the first input times the second),
-    'activation'. padding: 'SAME', 'VALID', or rows above and below, columns left and right: ((1,
-    1), (1, 1)). activation: a name in ACTIVATIONS, with its parameters if it has any: ('relu',
-    6.0). Where it stands (place, low, high) is set by `placed` in explainer.py.
+    kind: one of LINEAR; 'max' (pooling); 'move': a function each of whose outputs is one of its
+    inputs or 0, whether it moves, copies, drops or chooses them; 'gate': the first input times the
+    second; 'activation'. 'scale' and 'gain' are a factor and a bias for each channel, 'gain' those
+    of a normalisation by the picture's own statistics. 'sum' adds its inputs, each times a factor,
+    or is a function of one input: a mean, or another sum without negative weights.
     """
 
     name: str
     kind: str
     inputs: tuple
     kernel: tuple = ()  # the shape of w, where a file gives it
-    window: tuple = ()  # height and width, of 'mean' and 'max'
-    shape: tuple = ()  # that 'flatten' makes, without the batch
+    function: Callable = None  # of 'move' and 'sum', by Keras
+    factors: tuple = (1.0,)  # of 'sum', one for each input
+    window: tuple = ()  # height and width, of 'max'
+    shape: tuple = ()  # of what a transposed 'conv' makes, without the batch
     stride: tuple = (1, 1)
-    padding: object = 'VALID'
+    padding: object = 'VALID'  # or 'SAME', or above and below, left and right: ((1, 1), (1, 1))
     dilation: tuple = (1, 1)
     groups: int = 1
-    activation: object = 'linear'
+    activation: object = 'linear'  # Keras's name of it, or a function
     place: str = 'upper'  # by which rules are chosen: 'pixels', 'lower', 'upper' or 'dense'
-    low: object = 0.0  # bounds of the inputs: a number, or a list with one for each channel
+    low: object = 0.0  # bounds of the inputs: a number, or an array like them or their channels
     high: object = math.inf
 
     @property
@@ -53,13 +55,12 @@ class Layer(NamedTuple):
     @property
     def positive(self):
         """Whether the activation is never negative."""
-        name = self.activation if isinstance(self.activation, str) else self.activation[0]
-        return name in POSITIVE
+        return isinstance(self.activation, str) and self.activation in POSITIVE
 
     @property
     def unsigned_weights(self):
         """Whether no weight is negative: average pooling, additions."""
-        return self.kind in ('mean', 'add')
+        return self.kind == 'sum' and min(self.factors) >= 0
 
     @property
     def both_signs(self):
@@ -96,7 +97,7 @@ def layer_table(model, head):
             channels = width
         add(f'block{block}_pool', 'max', window=(2, 2), stride=(2, 2))
     units = (SIZE // 2 ** len(WIDTHS)) ** 2 * channels
-    add('flatten', 'flatten', shape=(units,))
+    add('flatten', 'move', function=keras.layers.Flatten().call)
     for i, outputs in enumerate(head, 1):
         last = i == len(head)
         add('predictions' if last else f'fc{i}', 'dense', kernel=(units, outputs),
@@ -136,18 +137,19 @@ def linear(layer, a, w):
     """The outputs of a linear layer for inputs a, without the bias, in the precision of w.
 
     w: 'conv' [height, width, inputs, outputs]; 'depthwise' [height, width, channels, multiplier];
-    'dense' [inputs, outputs]; 'mean', 'scale' and 'add' [tensors, channels or 1].
+    'dense' [inputs, outputs]; 'scale' and 'gain' [1, ...]; 'sum' [tensors, 1].
     """
     a = tf.cast(a, w.dtype)
     if layer.kind == 'dense':
         return tf.matmul(a, w)
+    if layer.kind == 'conv' and layer.shape:
+        return deconvolved(layer, a, swapped(w), [tf.shape(a)[0], *layer.shape])
     if layer.kind == 'conv':
-        groups = zip(parts(a, layer.groups), parts(dilated(layer, w), layer.groups))
-        return joined([tf.raw_ops.Conv2D(input=x, filter=v, **layer.geometry) for x, v in groups])
+        return convolved(layer, a, w)
     if layer.kind == 'depthwise':
         return tf.raw_ops.DepthwiseConv2dNative(input=a, filter=dilated(layer, w), **layer.geometry)
-    if layer.kind == 'mean':
-        a = tf.raw_ops.AvgPool(value=a, **layer.pooling)
+    if layer.function:
+        a = layer.function(a)
     return tf.add_n([x * row for x, row in zip(parts(a, w.shape[0]), tf.unstack(w))])
 
 
@@ -156,20 +158,47 @@ def transposed(layer, s, w, a):
     s = tf.cast(s, w.dtype)
     if layer.kind == 'dense':
         c = tf.matmul(s, w, transpose_b=True)
+    elif layer.kind == 'conv' and layer.shape:
+        c = convolved(layer, s, swapped(w))
     elif layer.kind == 'conv':
-        groups = zip(parts(a, layer.groups), parts(s, layer.groups),
-                     parts(dilated(layer, w), layer.groups))
-        c = joined([tf.raw_ops.Conv2DBackpropInput(
-            input_sizes=tf.shape(x), filter=v, out_backprop=y, **layer.geometry)
-            for x, y, v in groups])
+        c = deconvolved(layer, s, w, tf.shape(a))
     elif layer.kind == 'depthwise':
         c = tf.raw_ops.DepthwiseConv2dNativeBackpropInput(
             input_sizes=tf.shape(a), filter=dilated(layer, w), out_backprop=s, **layer.geometry)
     else:
         c = joined([s * row for row in tf.unstack(w)])
-        if layer.kind == 'mean':
-            c = tf.raw_ops.AvgPoolGrad(orig_input_shape=tf.shape(a), grad=c, **layer.pooling)
+        if layer.function:
+            c, = sent_through(layer.function, [tf.cast(a, w.dtype)], c)
     return tf.cast(c, a.dtype)
+
+
+def convolved(layer, x, w):
+    """A convolution, in groups of channels."""
+    groups = zip(parts(x, layer.groups), parts(dilated(layer, w), layer.groups))
+    return joined([tf.raw_ops.Conv2D(input=a, filter=v, **layer.geometry) for a, v in groups])
+
+
+def deconvolved(layer, y, w, shape):
+    """Its transpose, for outputs y. shape: of its inputs."""
+    sizes = tf.concat([shape[:3], [w.shape[2]]], 0) if layer.groups > 1 else shape
+    groups = zip(parts(y, layer.groups), parts(dilated(layer, w), layer.groups))
+    return joined([tf.raw_ops.Conv2DBackpropInput(input_sizes=sizes, filter=v, out_backprop=s,
+                                                  **layer.geometry) for s, v in groups])
+
+
+def swapped(w):
+    """A kernel [height, width, inputs, outputs] with its inputs and outputs swapped."""
+    return tf.transpose(w, [0, 1, 3, 2])
+
+
+def sent_through(function, inputs, r):
+    """r [like the outputs] sent back through a function: its transpose, for each of the inputs.
+
+    TensorFlow derives it from the function applied once more, to copies that nothing else reads:
+    else it would search the whole graph.
+    """
+    copies = [tf.identity(x) for x in inputs]
+    return tf.gradients(function(*copies), copies, r)
 
 
 def dilated(layer, w):
@@ -202,77 +231,9 @@ def pool(layer, a):
     return tf.raw_ops.MaxPool(input=a, **layer.pooling)
 
 
-# Layers that move values without changing them. (A gate scales its signal.)
-
-def moved(layer, inputs):
-    """The outputs of such a layer."""
-    x = inputs[0]
-    if layer.kind == 'concat':
-        return tf.concat(inputs, -1)
-    if layer.kind == 'flatten':
-        return tf.reshape(x, [-1, *layer.shape])
-    if layer.kind == 'pad':
-        return tf.pad(x, [[0, 0], *layer.padding, [0, 0]])
-    if layer.kind == 'crop':
-        (top, bottom), (left, right) = layer.padding
-        return x[:, top:x.shape[1] - bottom, left:x.shape[2] - right]
-    return x * inputs[1] if layer.kind == 'gate' else x
-
-
-def moved_back(layer, inputs, r):
-    """The relevance of its inputs. A gate passes all on to its signal (Arras et al. 2017)."""
-    if layer.kind == 'concat':
-        return tf.split(r, [x.shape[-1] for x in inputs], -1)
-    if layer.kind == 'flatten':
-        return [tf.reshape(r, tf.shape(inputs[0]))]
-    if layer.kind == 'pad':
-        (top, bottom), (left, right) = layer.padding
-        return [r[:, top:r.shape[1] - bottom, left:r.shape[2] - right]]
-    return [tf.pad(r, [[0, 0], *layer.padding, [0, 0]]) if layer.kind == 'crop' else r]
-
-
-# Activations. Relevance passes through them unchanged.
-
 def activate(activation, z):
-    """The activation of z. activation: a name, or a name and its parameters."""
-    name, *parameters = [activation] if isinstance(activation, str) else activation
-    return ACTIVATIONS[name](z, *parameters)
-
-
-def relu(z, largest=math.inf):
-    return tf.nn.relu(z) if largest == math.inf else tf.minimum(tf.nn.relu(z), largest)
-
-
-def leaky_relu(z, slope, largest=None, threshold=0.0):
-    """Keras's ReLU with a slope below its threshold, and perhaps a largest value."""
-    above = z if largest is None else tf.minimum(z, largest)
-    return tf.where_v2(z >= threshold, above, tf.cast(slope, z.dtype) * (z - threshold))
-
-
-def gelu(z, approximate=False):
-    """z times the normal distribution function of z (Hendrycks & Gimpel 2016)."""
-    if approximate:
-        return 0.5 * z * (1 + tf.tanh(math.sqrt(2 / math.pi) * (z + 0.044715 * z ** 3)))
-    return 0.5 * z * (1 + tf.math.erf(z / math.sqrt(2)))
-
-
-def hard_sigmoid(z):
-    return tf.nn.relu6(z + 3.0) / 6.0
-
-
-ACTIVATIONS = {
-    'linear': lambda z: z,
-    'relu': relu,
-    'leaky_relu': leaky_relu,
-    'elu': lambda z, alpha=1.0: tf.nn.relu(z) + alpha * tf.math.expm1(tf.minimum(z, 0.0)),
-    'silu': lambda z: z * tf.sigmoid(z),
-    'gelu': gelu,
-    'sigmoid': lambda z: tf.sigmoid(z),
-    'tanh': lambda z: tf.tanh(z),
-    'softplus': lambda z: tf.nn.softplus(z),
-    'hard_sigmoid': hard_sigmoid,
-    'hard_silu': lambda z: z * hard_sigmoid(z),
-}
+    """Keras's activation of z. Relevance passes through it unchanged."""
+    return keras.activations.get(activation)(z)
 
 
 def forward(pixels, layers, weights):
@@ -284,9 +245,67 @@ def forward(pixels, layers, weights):
     a = {PIXELS: pixels}
     for layer in layers:
         inputs = [a[name] for name in layer.inputs]
-        if layer.kind in LINEAR:
-            z = affine(layer, joined(inputs), weights[layer.name])
-        else:
-            z = pool(layer, inputs[0]) if layer.kind == 'max' else moved(layer, inputs)
-        a[layer.name] = activate(layer.activation, z)
+        a[layer.name] = activate(layer.activation, computed(layer, inputs, weights))
     return a
+
+
+def computed(layer, inputs, weights):
+    """What a layer computes of its inputs before its activation."""
+    if layer.kind in LINEAR:
+        return affine(layer, joined(inputs), weights[layer.name])
+    if layer.kind == 'max':
+        return pool(layer, inputs[0])
+    if layer.kind == 'move':
+        return layer.function(*inputs)
+    return inputs[0] * inputs[1] if layer.kind == 'gate' else inputs[0]
+
+
+# Where a layer stands, which decides its rule, and the bounds of its inputs.
+
+def placed(layers, a, low, high):
+    """The layers with the place by which rules are chosen, and the bounds of their inputs.
+
+    a: {layer name: activation}, of which only the shapes count; low, high: [channels], the bounds
+    of the pixels.
+    """
+    bounds, result = {PIXELS: (np.float64(low), np.float64(high))}, []
+    for layer in layers:
+        given = [bounds[name] for name in layer.inputs]
+        low, high = given[0]
+        if len(given) > 1:
+            low, high = min(np.min(each) for each, _ in given), math.inf
+        layer = layer._replace(place=place_of(layer, a, seen=np.isfinite(high).all()), low=low,
+                               high=high)
+        result.append(layer)
+        bounds[layer.name] = bounds_behind(layer, given, [a[name].shape for name in layer.inputs])
+    return result
+
+
+def place_of(layer, a, seen):
+    """The place of a layer. seen: whether it reads the picture, whose values have bounds."""
+    inputs, outputs = a[layer.inputs[0]].shape, a[layer.name].shape
+    if seen and layer.kind in WEIGHTED:
+        return 'pixels'
+    if inputs.rank < 3 or layer.kind == 'conv' and outputs[1:3] == [1, 1]:
+        return 'dense'
+    side = inputs[1] if inputs.rank == 4 else math.sqrt(math.prod(inputs[1:-1]))  # of tokens
+    return 'lower' if 8 * side > a[PIXELS].shape[1] else 'upper'
+
+
+def bounds_behind(layer, given, shapes):
+    """The bounds of a layer's outputs, from those of its inputs and their shapes."""
+    if layer.positive:
+        return 0.0, math.inf
+    if layer.kind in WEIGHTED or layer.activation != 'linear' or min(layer.factors) < 0:
+        return -math.inf, math.inf
+    if layer.function and all(np.isfinite(pair[1]).all() for pair in given):
+        return tuple(value_of(layer.function, [np.broadcast_to(pair[i], [1, *shape[1:]])
+                                               for pair, shape in zip(given, shapes)])[0]
+                     for i in range(2))
+    return layer.low, layer.high
+
+
+def value_of(function, arrays):
+    """What a function makes of arrays, in a graph of its own."""
+    with tf.Graph().as_default(), open_session() as session:
+        return session.run(function(*map(tf.constant, arrays)))

@@ -10,7 +10,7 @@ from typing import Callable, NamedTuple
 import numpy as np
 
 from common import tf
-from model import LINEAR, affine, joined, linear, moved_back, parts, pool, transposed
+from model import LINEAR, affine, joined, linear, parts, pool, sent_through, transposed
 
 TINY = 1e-20  # keeps sums of terms >= 0 away from zero, too small to show in any of them
 
@@ -231,7 +231,9 @@ def composites_of(rules):
 
 
 def rule_of(composite, layer):
-    """The rule of a layer."""
+    """The rule of a layer. Under z+ a gain would lose the relevance of every negative output."""
+    if layer.kind == 'gain':
+        return epsilon
     return composite.pooling if layer.kind == 'max' else getattr(composite, layer.place)
 
 
@@ -253,9 +255,11 @@ def relevance(composite, layers, a, weights, r, begin=None):
 
 
 def sent_back(composite, layer, inputs, weights, r):
-    """The relevance of each input of a layer."""
-    if layer.kind != 'max' and layer.kind not in LINEAR:
-        return moved_back(layer, inputs, r)
+    """The relevance of each input of a layer. A gate has none (Arras et al. 2017)."""
+    if layer.kind == 'move':
+        return sent_through(layer.function, inputs, r)
+    if layer.kind in ('gate', 'activation'):
+        return [r]
     return parts(rule_of(composite, layer)(layer, joined(inputs), weights, r), len(inputs))
 
 

@@ -14,7 +14,8 @@ import h5py
 import numpy as np
 
 from common import Refused, keras
-from networks.keras_layers import LEFT_OUT, MAKERS, PREPROCESSING, refuse
+from networks.keras_layers import LEFT_OUT, MAKERS, PREPROCESSING
+from networks.keras_operations import refuse
 
 MODELS = {'Sequential', 'Functional', 'Model'}
 CLEANED = re.compile('batch_input_shape|dtype|ragged|sparse|trainable|fused|synchronized|renorm.*|'

@@ -6,20 +6,15 @@ first weights remains a Keras model. Anything that cannot be explained is refuse
 """
 from functools import partial
 import itertools
+import math
 from typing import Callable, NamedTuple
 
 import numpy as np
 
 from common import Refused, keras
 from model import LINEAR, PIXELS, SIZE, Layer
-from networks.keras_layers import LEFT_OUT, MAKERS, PREPROCESSING, WEIGHING, refuse
-
-ACTIVATIONS = {  # Keras's names in that of model.py; the operations' names have no underscores
-    **{name: name for name in ('linear', 'relu', 'elu', 'silu', 'gelu', 'sigmoid', 'tanh',
-                               'softplus', 'softmax', 'hard_sigmoid', 'hard_silu')},
-    'relu6': ('relu', 6.0), 'swish': 'silu', 'hard_swish': 'hard_silu', 'hardsilu': 'hard_silu',
-    'hardsigmoid': 'hard_sigmoid', 'leaky_relu': ('leaky_relu', 0.2)}
-
+from networks.keras_layers import LEFT_OUT, MAKERS, PREPROCESSING, WEIGHING
+from networks.keras_operations import CROPS, MOVES, activation_of, move, refuse
 
 class Step(NamedTuple):
     """An operation in a model, and the tensors that it reads and makes."""
@@ -29,6 +24,14 @@ class Step(NamedTuple):
     inputs: list
     constants: list  # numbers among its arguments, each with its position
     output: object
+    function: Callable  # what it makes of other tensors than its inputs
+
+    def parts(self):
+        """A step for each of its outputs."""
+        if not isinstance(self.output, (list, tuple)):
+            return [self]
+        return [self._replace(output=output, function=partial(nth, i, self.function))
+                for i, output in enumerate(self.output)]
 
 
 def read_model(model):
@@ -47,7 +50,7 @@ def read_model(model):
     used = keras.Model(picture, output).operations  # not those of a second output inside
     steps = [step for step in steps if step.operation in used]
     table = Table(steps, tensor)
-    for step in steps:
+    for step in itertools.chain(*(step.parts() for step in steps)):
         table.take(step)
     end = table.finish(output)
     return list(table.layers.values()), table.read, size, table.model_before(picture), end
@@ -95,8 +98,40 @@ def apply(steps, operation, *arguments, **options):
     inputs = [each for each in flat if isinstance(each, keras.KerasTensor)]
     constants = [(each, i) for i, each in enumerate(flat)
                  if isinstance(each, (int, float, np.ndarray))]
-    steps.append(Step(operation, operation.name, inputs, constants, output))
+    function = partial(call, operation, arguments, options)
+    steps.append(Step(operation, operation.name, inputs, constants, output, function))
     return output
+
+
+def call(operation, arguments, options, *tensors):
+    """What an operation makes of tensors in place of those among its arguments."""
+    left = iter(tensors)
+    arguments, options = keras.tree.map_structure(
+        lambda each: next(left) if isinstance(each, keras.KerasTensor) else each,
+        (arguments, options))
+    symbolic = isinstance(tensors[0], keras.KerasTensor)
+    return (operation if symbolic else operation.call)(*arguments, **options)
+
+
+def nth(i, function, *tensors):
+    """The i-th of the tensors that a function returns."""
+    return function(*tensors)[i]
+
+
+def halves(function, x):
+    """What a function makes of each half of the channels."""
+    return keras.ops.concatenate([function(half) for half in keras.ops.split(x, 2, -1)], -1)
+
+
+def stays(step):
+    """Whether a step that moves values leaves each pixel where it is."""
+    shape = step.inputs[0].shape[1:3]
+    places = np.arange(math.prod(shape), dtype=float).reshape(shape)
+    found = np.asarray(step.function(*(
+        np.broadcast_to(places.reshape(1, *shape, *[1] * (len(tensor.shape) - 3)),
+                        [1, *tensor.shape[1:]]) for tensor in step.inputs)))
+    return found.shape[1:3] == shape and bool(
+        (found.reshape(*shape, -1) == places[..., None]).all())
 
 
 class Table:
@@ -106,39 +141,52 @@ class Table:
         self.layers, self.read = {}, {}  # by name
         self.shapes = {}  # of the outputs of each layer, without the batch
         self.names = {}  # {id of a tensor: the layer that makes it}
-        self.raw = {id(tensor)}  # tensors that Keras makes of the picture before the first layer
+        self.raw = {id(tensor): (tensor, [])}  # tensors before the first layer, by their ids: what
+        # Keras makes of the picture uncropped, and the steps that crop it
         self.pixels = None  # the one of them that the first layers read
-        self.used = set()  # ids of the layers with weights
         self.readers = [id(tensor) for step in steps for tensor in step.inputs]
 
     def take(self, step):
         """Adds a step to what preprocesses the picture or to the table."""
         kind = type(step.operation).__name__
-        early = kind in PREPROCESSING or kind == 'Reshape' and len(step.output.shape) < 4
-        if early and step.inputs and all(id(tensor) in self.raw for tensor in step.inputs):
-            self.raw.add(id(step.output))
-            return
-        if getattr(step.operation, 'data_format', 'channels_last') != 'channels_last':
+        if step.inputs and all(id(tensor) in self.raw for tensor in step.inputs):
+            if early := self.preprocessed(step, kind):
+                self.raw[id(step.output)] = early
+                return
+        if getattr(step.operation, 'data_format', None) not in ('channels_last', None):
             refuse(step.name, 'its channels come first')
-        if getattr(step.operation, 'weights', None):
-            if id(step.operation) in self.used:
-                refuse(step.name, 'its weights are used more than once')
-            self.used.add(id(step.operation))
+        if not step.output.shape or step.output.shape[0] is not None:
+            refuse(step.name, 'it mixes several pictures')
         inputs = [self.name_of(tensor, step) for tensor in step.inputs]
         if kind not in MAKERS:
             refuse(step.name, f'{kind} cannot be explained')
         self.names[id(step.output)] = MAKERS[kind](self, step, inputs)
 
+    def preprocessed(self, step, kind):
+        """What `raw` holds of the output of a step before all weights; None if it is a layer."""
+        (tensor, crops), *others = (self.raw[id(tensor)] for tensor in step.inputs)
+        if kind in MOVES:
+            if stays(step) and not crops and not any(cropped for _, cropped in others):
+                return step.output, []
+            return (tensor, [*crops, step]) if kind in CROPS else None
+        if not crops:
+            return (step.output, []) if kind in PREPROCESSING else None
+        return (step.function(tensor), crops) if kind in PREPROCESSING - {'Resizing'} else None
+
     def name_of(self, tensor, step):
         """The layer that makes a tensor; the first ones read the picture, preprocessed by Keras."""
         if id(tensor) in self.names:
             return self.names[id(tensor)]
-        if self.pixels is not None and tensor is not self.pixels:
+        pixels, crops = self.raw[id(tensor)]
+        if self.pixels is not None and pixels is not self.pixels:
             refuse(step.name, 'it reads a picture preprocessed differently from that of other '
                               'layers')
-        self.pixels = tensor
-        self.shapes[PIXELS] = (*tensor.shape[1:], 1)[:3]
-        return PIXELS
+        self.pixels, name = pixels, PIXELS
+        self.shapes[PIXELS] = (*pixels.shape[1:], 1)[:3]
+        for crop in crops:
+            name = move(self, crop, [name])
+        self.names[id(tensor)] = name
+        return name
 
     def add(self, name, kind, inputs, output, read=None, **geometry):
         """Adds a layer whose outputs are like the tensor `output`. Returns its name."""
@@ -161,9 +209,11 @@ class Table:
         return self.readers.count(id(step.inputs[0])) == 1
 
     def activate(self, step, name):
-        """Lets the activation that a step is or has follow a layer, as part of it if nothing else
-        reads it. Returns the name of the last layer."""
-        activation = activation_of(step.operation)
+        """Lets the activation that a step is or has follow a layer. Returns the last layer."""
+        return self.follow(step, name, activation_of(step.operation, step.function))
+
+    def follow(self, step, name, activation):
+        """Lets an activation follow a layer, as part of it if nothing else reads it."""
         if activation == 'linear':
             return name
         layer, own = self.layers.get(name), type(step.operation).__name__ in WEIGHING
@@ -179,8 +229,8 @@ class Table:
         if name is None or not self.read:
             raise Refused('the model has no layers that can be explained')
         last = self.layers[name]
-        if last.activation in ('softmax', 'sigmoid'):
-            end = last.activation
+        if last.activation in ('softmax', 'log_softmax', 'sigmoid'):
+            end = None if last.activation == 'log_softmax' else last.activation
             self.layers[name] = last._replace(activation='linear')
             if last.kind == 'activation':
                 del self.layers[name]
@@ -194,13 +244,13 @@ class Table:
         """Refuses outputs, made by the layer of this name, that are not one layer's logits."""
         layers = list(self.layers.values())
         for layer in layers:
-            if layer.activation == 'softmax':
-                refuse(layer.name, 'softmax inside a network cannot be explained')
+            if layer.activation in ('softmax', 'log_softmax', 'sparsemax', 'glu'):
+                refuse(layer.name, f'{layer.activation} inside a network cannot be explained')
         if len(self.shapes[name]) != 1 or layers[-1].name != name:
             refuse(name, f'the output has the shape {self.shapes[name]}, not one number for each '
                          'class')
         after = itertools.takewhile(lambda layer: layer.kind not in LINEAR, reversed(layers))
-        if several := [layer.name for layer in after if layer.kind in ('concat', 'gate')]:
+        if several := [layer.name for layer in after if len(layer.inputs) > 1]:
             refuse(several[0], 'the outputs must be those of one layer')
 
     def mirror(self, end):
@@ -209,7 +259,7 @@ class Table:
         layers = list(self.layers.values())
         weighted = next(layer for layer in reversed(layers) if layer.name in self.read)
         after = layers[layers.index(weighted):]
-        if end == 'softmax' or weighted.kind not in ('conv', 'dense') or any(
+        if end == 'softmax' or weighted.shape or weighted.kind not in ('conv', 'dense') or any(
                 layer.kind == 'max' or layer.activation != 'linear' for layer in after):
             refuse(layers[-1].name, 'one output with a softmax or a ReLU is no choice between '
                                     'classes')
@@ -217,42 +267,11 @@ class Table:
         self.read[weighted.name] = lambda: [np.concatenate([-x, x], -1) for x in read()]
         self.layers[weighted.name] = weighted._replace(kernel=(*weighted.kernel[:-1], 2))
         for layer in after:
-            if layer.kind == 'flatten':
-                self.layers[layer.name] = layer._replace(shape=(*layer.shape[:-1], 2))
+            if layer.function:
+                self.layers[layer.name] = layer._replace(function=partial(halves, layer.function))
 
     def model_before(self, picture):
         """A Keras model of what stands between the picture and the first layer, or None."""
         grey = len(self.pixels.shape) == 3
         pixels = keras.layers.Reshape(self.shapes[PIXELS])(self.pixels) if grey else self.pixels
         return None if pixels is picture else keras.Model(picture, pixels)
-
-
-def activation_of(layer):
-    """The activation that a layer has or is, or an operation is, as model.py names it."""
-    kind = type(layer).__name__
-    if kind == 'ReLU':
-        return relu_of(layer.max_value, layer.negative_slope, layer.threshold)
-    if kind in ('LeakyReLU', 'LeakyRelu'):
-        return relu_of(None, layer.negative_slope, 0.0)
-    if kind == 'PReLU':
-        return 'leaky_relu', np.asarray(layer.alpha)
-    if kind == 'ELU':
-        return 'elu', float(layer.alpha)
-    if kind == 'Gelu':
-        return 'gelu', layer.approximate
-    if not hasattr(layer, 'activation'):  # Softmax or an operation
-        return ACTIVATIONS[kind.lower()]
-    if isinstance(layer.activation, keras.Layer):
-        return activation_of(layer.activation)
-    name = keras.activations.serialize(layer.activation)
-    if not isinstance(name, str) or name not in ACTIVATIONS:
-        shown = name if isinstance(name, str) else 'a function of its own'
-        refuse(layer.name, f'its activation is {shown}')
-    return ACTIVATIONS[name]
-
-
-def relu_of(largest, slope, threshold):
-    """Keras's ReLU with its options."""
-    if slope or threshold:
-        return 'leaky_relu', slope, largest, threshold
-    return 'relu' if largest is None else ('relu', float(largest))

@@ -8,23 +8,19 @@ import math
 
 import numpy as np
 
-from common import Refused, keras
+from common import keras
+from networks.keras_operations import (ACTIVATIONS, MEANS, MOVES, activation, addition,
+                                       max_pooling, mean, move, product, refuse, rescaling,
+                                       resizing)
 
 LEFT_OUT = {  # active only during training
-    'InputLayer', 'Dropout', 'SpatialDropout2D', 'AlphaDropout', 'GaussianDropout', 'GaussianNoise',
-    'ActivityRegularization', 'Identity', 'StopGradient'}
+    'InputLayer', 'Dropout', 'SpatialDropout1D', 'SpatialDropout2D', 'AlphaDropout',
+    'GaussianDropout', 'GaussianNoise', 'ActivityRegularization', 'Identity', 'StopGradient',
+    'StochasticDepth', 'RandAugment', 'AugMix', 'MixUp', 'CutMix'}
 PREPROCESSING = {  # left to Keras where they stand in front of all weights
-    'Rescaling', 'Normalization', 'Resizing', 'Pipeline', 'GetItem', 'Stack', 'Cast', 'Add',
-    'Subtract', 'Multiply', 'Divide', 'TrueDivide', 'Concatenate'}
-WEIGHING = {'Conv2D', 'DepthwiseConv2D', 'SeparableConv2D', 'Dense'}
-CAN = ('networks can be explained that consist of convolutions, dense layers, pooling, batch '
-       'normalisation, additions, concatenations, gates and the usual activations, with one '
-       'picture as input and one number for each class as output')
-
-
-def refuse(name, reason):
-    """Raises Refused: why a layer cannot be explained, and what can be."""
-    raise Refused(f'layer {name}: {reason}; {CAN}')
+    'Rescaling', 'Normalization', 'Resizing', 'Pipeline', 'Cast', 'Add', 'Subtract', 'Multiply',
+    'Divide', 'TrueDivide'}
+WEIGHING = {'Conv2D', 'Conv2DTranspose', 'DepthwiseConv2D', 'SeparableConv2D', 'Dense'}
 
 
 # Layers with weights
@@ -32,25 +28,28 @@ def refuse(name, reason):
 def convolution(table, step, inputs):
     """A 'conv' or a 'depthwise', with the padding and the normalisation before it where exact."""
     layer, source = step.operation, table.layers.get(inputs[0])
-    depthwise = type(layer).__name__ == 'DepthwiseConv2D'
-    w, padding = Weighted(layer.kernel, layer.bias, depthwise), layer.padding.upper()
-    padded = source and source.kind == 'pad' and table.only_reader(step)
-    if padded and padding == 'VALID' and not depthwise:  # TensorFlow pads no depthwise convolution
-        padding, inputs = source.padding, source.inputs
-        table.remove(source.name)
-    if padding == 'VALID' and not depthwise and layer.groups == 1:
-        inputs = folded_into(w, table, step, inputs)
-    name = table.add(step.name, 'depthwise' if depthwise else 'conv', inputs, step.output, w,
-                     kernel=w.shape, stride=tuple(layer.strides), padding=padding,
-                     dilation=tuple(layer.dilation_rate), groups=getattr(layer, 'groups', 1))
+    kind = type(layer).__name__
+    w, padding = Weighted(layer.kernel, layer.bias, kind), layer.padding.upper()
+    if kind == 'Conv2D' and padding == 'VALID':
+        pads = source and source.kind == 'move' and source.padding != 'VALID'
+        if pads and table.only_reader(step):
+            padding, inputs = source.padding, source.inputs
+            table.remove(source.name)
+        elif layer.groups == 1:
+            inputs = folded_into(w, table, step, inputs)
+    shape = step.output.shape[1:] if kind == 'Conv2DTranspose' else ()
+    name = table.add(step.name, 'depthwise' if kind == 'DepthwiseConv2D' else 'conv', inputs,
+                     step.output, w, kernel=w.shape, shape=shape, stride=tuple(layer.strides),
+                     padding=padding, dilation=tuple(layer.dilation_rate),
+                     groups=getattr(layer, 'groups', 1))
     return table.activate(step, name)
 
 
 def folded_into(w, table, step, inputs):
-    """Folds batch normalisation before a layer into its weights. Returns what the layer reads."""
+    """Folds normalisation before a layer into its weights. Returns what the layer reads."""
     scale = table.layers.get(inputs[0])
-    alone = scale and scale.kind == 'scale' and scale.activation == 'linear'
-    if not (alone and table.only_reader(step)):
+    alone = scale and scale.kind in ('scale', 'gain') and scale.activation == 'linear'
+    if not (alone and len(scale.kernel) == 2 and table.only_reader(step)):
         return inputs
     w.before.append(table.read.pop(scale.name))
     return table.remove(scale.name).inputs
@@ -59,7 +58,7 @@ def folded_into(w, table, step, inputs):
 def separable_convolution(table, step, inputs):
     """A 'depthwise', and a 'conv' of one pixel behind it."""
     layer = step.operation
-    w = Weighted(layer.depthwise_kernel, None, True)
+    w = Weighted(layer.depthwise_kernel, None, 'DepthwiseConv2D')
     middle = keras.KerasTensor((*step.output.shape[:-1], math.prod(w.shape[2:])))
     depthwise = table.add(f'{step.name}_depthwise', 'depthwise', inputs, middle, w, kernel=w.shape,
                           stride=tuple(layer.strides), padding=layer.padding.upper(),
@@ -71,28 +70,30 @@ def separable_convolution(table, step, inputs):
 
 def dense(table, step, inputs):
     """A 'dense'; on maps a 'conv' of one pixel."""
-    w, rank = Weighted(step.operation.kernel, step.operation.bias), len(table.shapes[inputs[0]])
-    if rank not in (1, 3):
-        refuse(step.name, f'its inputs have the shape {table.shapes[inputs[0]]}')
+    w, rank = Weighted(step.operation.kernel, step.operation.bias), len(step.output.shape)
     inputs = folded_into(w, table, step, inputs)
-    if rank == 3:
+    if rank == 4:
         w.shape = 1, 1, *w.shape
-    name = table.add(step.name, 'dense' if rank == 1 else 'conv', inputs, step.output, w,
+    name = table.add(step.name, 'conv' if rank == 4 else 'dense', inputs, step.output, w,
                      kernel=w.shape)
     return table.activate(step, name)
 
 
 class Weighted:
-    """Reads the weights of a layer of Keras, with the batch normalisation beside it folded in."""
+    """Reads the weights of a layer of Keras, with the normalisation beside it folded in."""
 
-    def __init__(self, kernel, bias, depthwise=False):
+    def __init__(self, kernel, bias, kind='Dense'):
         self.kernel, self.bias, self.shape = kernel, bias, tuple(kernel.shape)
-        self.outputs = self.shape[2:] if depthwise else self.shape[-1:]
+        self.turned = kind == 'Conv2DTranspose'  # its kernel has the outputs first
+        if self.turned:
+            self.shape = *self.shape[:2], self.shape[3], self.shape[2]
+        self.outputs = self.shape[2:] if kind == 'DepthwiseConv2D' else self.shape[-1:]
         self.before, self.after = [], []  # functions that read the scale and shift to fold in
 
     def __call__(self):
         """w and b, float32, or float64 if something is folded in."""
-        w = np.asarray(self.kernel).astype(np.float32).reshape(self.shape)
+        w = np.asarray(self.kernel).astype(np.float32)
+        w = (w.swapaxes(2, 3) if self.turned else w).reshape(self.shape)
         b = np.zeros(self.outputs) if self.bias is None else np.asarray(self.bias)
         b = b.astype(np.float32).reshape(self.outputs)
         for read in self.before:
@@ -105,19 +106,14 @@ class Weighted:
         return w, b.reshape(-1)
 
 
-# Normalisation and rescaling
+# Normalisation
 
 def batch_normalisation(table, step, inputs):
     """Nothing where it can be folded into the layer before it, else a 'scale'."""
     layer, source = step.operation, table.layers.get(inputs[0])
     if layer.axis not in (-1, len(table.shapes[inputs[0]])):
         refuse(step.name, f'it normalises axis {layer.axis}, not the channels')
-    read = partial(normalisation, layer)
-    linear = source and source.kind in ('conv', 'depthwise', 'dense')
-    if linear and source.activation == 'linear' and table.only_reader(step):
-        table.read[inputs[0]].after.append(read)
-        return inputs[0]
-    return scale(table, step, inputs, read)
+    return scale(table, step, inputs, partial(normalisation, layer))
 
 
 def normalisation(layer):
@@ -128,137 +124,71 @@ def normalisation(layer):
     return scale[None], shift + np.asarray(layer.beta, np.float64) if layer.center else shift
 
 
-def scale(table, step, inputs, read):
-    """A 'scale': each channel times a number, plus a number."""
-    shape = 1, table.shapes[inputs[0]][-1]
-    return table.add(step.name, 'scale', inputs, step.output, read, kernel=shape)
-
-
-def rescaling(table, step, inputs):
-    """A 'scale' of a Rescaling layer, or of an operation with a number."""
-    kind, channels = type(step.operation).__name__, table.shapes[inputs[0]][-1]
-    factor, shift = rescaled_by(step, kind)
-    try:
-        factor, shift = (np.broadcast_to(np.float64(part).reshape(-1), [channels])
-                         for part in (factor, shift))
-    except ValueError:
-        refuse(step.name, f'{kind} by numbers that are not one for each channel')
-    return scale(table, step, inputs, partial(tuple, [factor[None], shift]))
-
-
-def rescaled_by(step, kind):
-    """The factor and the shift of a step that rescales."""
-    if kind == 'Rescaling':
-        return step.operation.scale, step.operation.offset
-    if len(step.constants) != 1:
-        refuse(step.name, f'{kind} of two signals cannot be explained')
-    (value, place), = step.constants
-    if place == 0 and 'Divide' in kind:
-        refuse(step.name, 'it divides by a signal')
-    value = np.float64(value)
-    if kind == 'Subtract':
-        return (-1.0, value) if place == 0 else (1.0, -value)
-    return {'Add': (1.0, value), 'Multiply': (value, 0.0)}.get(kind, (1 / value, 0.0))
-
-
-# Several inputs
-
-def addition(table, step, inputs):
-    """An 'add', for Add and Average of several inputs; of one input and a number a 'scale'."""
-    if len(inputs) == 1:
-        return rescaling(table, step, inputs)
-    if len({table.shapes[name] for name in inputs}) > 1:
-        refuse(step.name, 'it adds tensors of different shapes')
-    n, kind, read = len(inputs), type(step.operation).__name__, None
-    if kind == 'Average':
-        read = partial(tuple, [np.full([n, 1], 1 / n), np.zeros(1)])
-    if kind == 'CustomScaleLayer':  # of InceptionResNetV2
-        read = partial(tuple, [np.float64([[1], [step.operation.scale]]), np.zeros(1)])
-    return table.add(step.name, 'add', inputs, step.output, read)
-
-
-def product(table, step, inputs):
-    """A 'gate': a signal times what comes from a sigmoid or is smaller; with a number a 'scale'."""
-    if len(inputs) == 1:
-        return rescaling(table, step, inputs)
-    areas = [math.prod(table.shapes[name]) for name in inputs]
-    gates = [i for i, name in enumerate(inputs)
-             if areas[i] < max(areas) or is_gate(table, name)]
-    if len(inputs) != 2 or not gates:
-        refuse(step.name, 'it multiplies signals, none of which is a gate between 0 and 1')
-    gate, signal = inputs[gates[-1]], inputs[1 - gates[-1]]
-    return table.add(step.name, 'gate', [signal, gate], step.output)
-
-
-def is_gate(table, name):
-    """Whether a layer's outputs lie between 0 and 1, perhaps reshaped."""
-    while name in table.layers:
-        layer = table.layers[name]
-        if layer.activation in ('sigmoid', 'hard_sigmoid'):
-            return True
-        if layer.kind not in ('flatten', 'scale'):
-            return False
-        name, = layer.inputs
-        if layer.kind == 'scale':  # relu6(x + 3) / 6, written out
-            return name in table.layers and table.layers[name].activation == ('relu', 6.0)
-    return False
-
-
-def concatenation(table, step, inputs):
-    """A 'concat' of channels."""
-    axis = getattr(step.operation, 'axis', -1)
-    if axis not in (-1, len(step.output.shape) - 1):
-        refuse(step.name, f'it joins along axis {axis}, not the channels')
-    return table.add(step.name, 'concat', inputs, step.output)
-
-
-# Pooling and other shapes
-
-def pooling(table, step, inputs):
-    """A 'max' or a 'mean'; of the whole map, where Keras leaves out its sides, a 'flatten', too."""
-    layer, shape = step.operation, table.shapes[inputs[0]]
-    kind = 'max' if 'Max' in type(layer).__name__ else 'mean'
-    if not type(layer).__name__.startswith('Global'):
-        return table.add(step.name, kind, inputs, step.output, window=tuple(layer.pool_size),
-                         stride=tuple(layer.strides), padding=layer.padding.upper())
-    whole = keras.KerasTensor((None, 1, 1, shape[-1]))
-    name = table.add(step.name, kind, inputs, whole, window=shape[:2])
-    if layer.keepdims:
-        return name
-    return table.add(f'{step.name}_flatten', 'flatten', [name], step.output, shape=shape[-1:])
-
-
-def border(table, step, inputs):
-    """A 'pad' or a 'crop'."""
-    kind = 'pad' if type(step.operation).__name__ == 'ZeroPadding2D' else 'crop'
-    padding = step.operation.padding if kind == 'pad' else step.operation.cropping
-    return table.add(step.name, kind, inputs, step.output, padding=tuple(map(tuple, padding)))
-
-
-def reshaping(table, step, inputs):
-    """A 'flatten', or nothing where the shape stays."""
-    shape = tuple(step.output.shape[1:])
-    if shape == tuple(table.shapes[inputs[0]]):
+def scale(table, step, inputs, read, kind='scale'):
+    """Folds each channel's factor and shift into the layer before, or adds a 'scale' or 'gain'."""
+    source = table.layers.get(inputs[0])
+    linear = source and source.kind in ('conv', 'depthwise', 'dense')
+    if linear and source.activation == 'linear' and table.only_reader(step):
+        table.read[inputs[0]].after.append(read)
         return inputs[0]
-    if len(shape) not in (1, 3):
-        refuse(step.name, f'it makes tensors of the shape {shape}')
-    return table.add(step.name, 'flatten', inputs, step.output, shape=shape)
+    return table.add(step.name, kind, inputs, step.output, read,
+                     kernel=(1, table.shapes[inputs[0]][-1]))
 
 
-def activation(table, step, inputs):
-    """An activation of the layer before it, or an 'activation'."""
-    return table.activate(step, inputs[0])
+def own_statistics(table, step, inputs):
+    """An activation, for the picture's own mean and deviation, and a 'gain' behind it.
+
+    The deviation counts as a constant (Ali et al. 2022), and so does the mean: relevance passes
+    through. Shared out by epsilon, it would grow without bound where the mean is large.
+    """
+    layer, kind, shape = step.operation, type(step.operation).__name__, step.output.shape
+    axes = sorted(np.arange(len(shape))[layer.axis].reshape(-1).tolist())
+    if kind == 'GroupNormalization' and axes != [len(shape) - 1]:
+        refuse(step.name, f'it normalises axis {layer.axis}, not the channels')
+    function = {
+        'LayerNormalization': partial(keras.ops.layer_normalization, axis=axes),
+        'RMSNormalization': partial(keras.ops.rms_normalization, axis=axes),
+        'GroupNormalization': partial(normalised_groups, groups=getattr(layer, 'groups', 1)),
+    }.get(kind)
+    function = partial(function, epsilon=layer.epsilon) if function else step.function
+    name = table.follow(step, inputs[0], function)
+    if not layer.weights:
+        return name
+    shape = [side if i in axes else 1 for i, side in enumerate(shape)][axes[0]:]
+    return table.add(f'{step.name}_gain', 'gain', [name], step.output,
+                     partial(gain, layer, shape), kernel=(1, *shape))
+
+
+def normalised_groups(x, groups, epsilon):
+    """x less the mean of each group of channels in its picture, over the deviation."""
+    *sides, channels = x.shape[1:]
+    y = keras.ops.reshape(x, [-1, *sides, groups, channels // groups])
+    axes = [*range(1, len(sides) + 1), len(sides) + 2]
+    y = keras.ops.layer_normalization(y, axis=axes, epsilon=epsilon)
+    return keras.ops.reshape(y, [-1, *sides, channels])
+
+
+def gain(layer, shape):
+    """The factor [1, ...] and the shift behind a normalisation, of this shape."""
+    values = {weight.name == 'beta': np.asarray(weight, np.float64).reshape(shape)
+              for weight in layer.weights}
+    return values.get(False, np.ones(shape))[None], values.get(True, np.zeros(shape))
+
+
+def layer_scale(table, step, inputs):
+    """ConvNeXt's factor for each channel."""
+    return scale(table, step, inputs, partial(gain, step.operation, step.output.shape[-1:]), 'gain')
 
 
 MAKERS = {
-    'Conv2D': convolution, 'DepthwiseConv2D': convolution,
+    **dict.fromkeys(MOVES, move), **dict.fromkeys(MEANS, mean),
+    **dict.fromkeys(ACTIVATIONS, activation),
+    'Conv2D': convolution, 'Conv2DTranspose': convolution, 'DepthwiseConv2D': convolution,
     'SeparableConv2D': separable_convolution, 'Dense': dense,
-    'BatchNormalization': batch_normalisation, 'Rescaling': rescaling, 'Subtract': rescaling,
-    'Divide': rescaling, 'TrueDivide': rescaling, 'Add': addition, 'Average': addition,
-    'CustomScaleLayer': addition, 'Multiply': product, 'Concatenate': concatenation,
-    'MaxPooling2D': pooling, 'AveragePooling2D': pooling, 'GlobalMaxPooling2D': pooling,
-    'GlobalAveragePooling2D': pooling, 'ZeroPadding2D': border, 'Cropping2D': border,
-    'Flatten': reshaping, 'Reshape': reshaping, 'Squeeze': reshaping, 'ExpandDims': reshaping,
-    **dict.fromkeys(('Activation', 'Softmax', 'ReLU', 'LeakyReLU', 'PReLU', 'ELU', 'Relu', 'Relu6',
-                     'Sigmoid', 'Silu', 'Gelu', 'Tanh', 'Softplus', 'HardSigmoid', 'HardSilu',
-                     'Elu', 'LeakyRelu'), activation)}
+    'BatchNormalization': batch_normalisation, 'LayerNormalization': own_statistics,
+    'GroupNormalization': own_statistics, 'RMSNormalization': own_statistics,
+    'UnitNormalization': own_statistics, 'LayerScale': layer_scale, 'Rescaling': rescaling,
+    'Subtract': addition, 'Divide': rescaling, 'TrueDivide': rescaling, 'Add': addition,
+    'Average': addition, 'CustomScaleLayer': addition, 'Multiply': product,
+    'MaxPooling2D': max_pooling, 'GlobalMaxPooling2D': max_pooling, 'MaxPool': max_pooling,
+    'UpSampling2D': resizing, 'Resizing': resizing, 'Resize': resizing}

@@ -1,0 +1,211 @@
+"""What operations without weights become in a layer table: sums, gates, pooling, activations, and
+whatever moves values.
+
+Functions are like those of keras_layers.py.
+"""
+from functools import partial
+import math
+
+import numpy as np
+
+from common import Refused, keras
+
+MOVES = {  # each output is one of the inputs or 0
+    'Flatten', 'Reshape', 'Permute', 'RepeatVector', 'ZeroPadding1D', 'ZeroPadding2D',
+    'Cropping1D', 'Cropping2D', 'CenterCrop', 'UpSampling1D', 'Concatenate', 'Stack', 'Split',
+    'Unstack', 'GetItem', 'Slice', 'Take', 'Pad', 'Transpose', 'Swapaxes', 'Moveaxis', 'Ravel',
+    'Squeeze', 'ExpandDims', 'Flip', 'Roll', 'Repeat', 'Tile', 'BroadcastTo', 'DepthToSpace',
+    'SpaceToDepth', 'CropImages', 'PadImages', 'Maximum', 'Minimum', 'Max', 'Min', 'Amax', 'Amin',
+    'GlobalMaxPooling1D', 'MaxPooling1D'}
+CROPS = {'GetItem', 'Flip', 'Cropping2D', 'CenterCrop'}  # those of the picture
+MEANS = {  # of one input, without negative weights
+    'AveragePooling1D', 'AveragePooling2D', 'AdaptiveAveragePooling2D', 'GlobalAveragePooling1D',
+    'GlobalAveragePooling2D', 'AveragePool', 'AdaptiveAveragePool', 'Mean', 'Sum'}
+ACTIVATIONS = {  # layers and operations, and Keras's names of those that have no options
+    **dict.fromkeys(('Activation', 'ReLU', 'LeakyReLU', 'PReLU', 'ELU', 'LeakyRelu', 'Elu', 'Celu',
+                     'Selu', 'Gelu', 'Silu', 'Mish', 'Tanh', 'TanhShrink', 'Softsign', 'HardSilu',
+                     'HardTanh', 'LogSigmoid', 'SoftShrink', 'HardShrink', 'Threshold',
+                     'Squareplus', 'SparsePlus', 'Clip', 'Absolute')),
+    'Relu': 'relu', 'Relu6': 'relu6', 'Sigmoid': 'sigmoid', 'HardSigmoid': 'hard_sigmoid',
+    'SparseSigmoid': 'sparse_sigmoid', 'Softplus': 'softplus', 'Softmax': 'softmax',
+    'LogSoftmax': 'log_softmax'}
+RANGES = {'sigmoid': (0, 1), 'hard_sigmoid': (0, 1), 'sparse_sigmoid': (0, 1), 'relu6': (0, 6)}
+CAN = ('networks can be explained that consist of convolutions, dense layers, pooling, '
+       "normalisation, additions, gates, Keras's activations and whatever moves values, with one "
+       'picture as input and one number for each class as output')
+
+
+def refuse(name, reason):
+    """Raises Refused: why a layer cannot be explained, and what can be."""
+    raise Refused(f'layer {name}: {reason}; {CAN}')
+
+
+# Sums and products
+
+def rescaling(table, step, inputs):
+    """A 'scale' of a Rescaling layer, or of an operation with a number."""
+    kind, channels = type(step.operation).__name__, table.shapes[inputs[0]][-1]
+    factor, shift = rescaled_by(step, kind)
+    try:
+        factor, shift = (np.broadcast_to(np.float64(part).reshape(-1), [channels])
+                         for part in (factor, shift))
+    except ValueError:
+        refuse(step.name, f'{kind} by numbers that are not one for each channel')
+    return table.add(step.name, 'scale', inputs, step.output,
+                     partial(tuple, [factor[None], shift]), kernel=(1, channels))
+
+
+def rescaled_by(step, kind):
+    """The factor and the shift of a step that rescales."""
+    if kind == 'Rescaling':
+        return step.operation.scale, step.operation.offset
+    if len(step.constants) != 1:
+        refuse(step.name, f'{kind} of two signals cannot be explained')
+    (value, place), = step.constants
+    if place == 0 and 'Divide' in kind:
+        refuse(step.name, 'it divides by a signal')
+    value = np.float64(value)
+    if kind == 'Subtract':
+        return (-1.0, value) if place == 0 else (1.0, -value)
+    return {'Add': (1.0, value), 'Multiply': (value, 0.0)}.get(kind, (1 / value, 0.0))
+
+
+def addition(table, step, inputs):
+    """A 'sum' of several inputs; of one input and a number a 'scale'."""
+    if len(inputs) == 1:
+        return rescaling(table, step, inputs)
+    n, kind = len(inputs), type(step.operation).__name__
+    factors = {'Average': (1 / n,) * n, 'Subtract': (1.0, -1.0)}.get(kind, (1.0,) * n)
+    if kind == 'CustomScaleLayer':  # of InceptionResNetV2
+        factors = 1.0, step.operation.scale
+    inputs = [spread(table, step, name, step.output.shape[1:]) for name in inputs]
+    return table.add(step.name, 'sum', inputs, step.output, factors=factors)
+
+
+def spread(table, step, name, shape):
+    """Copies a layer's outputs to a shape, as Keras does. Returns the layer that has it."""
+    own = table.shapes[name]
+    if own == tuple(shape):
+        return name
+    if len(own) < len(shape) and not isinstance(step.operation, keras.Layer):
+        refuse(step.name, f'it combines tensors of the shapes {own} and {tuple(shape)}')
+    return table.add(f'{step.name}_spread', 'move', [name], keras.KerasTensor((None, *shape)),
+                     function=partial(copied, tuple(shape)))
+
+
+def copied(shape, x):
+    """x broadcast to a shape; sides that it lacks come first."""
+    x = keras.ops.reshape(x, [-1, *[1] * (len(shape) + 1 - len(x.shape)), *x.shape[1:]])
+    return keras.ops.broadcast_to(x, [keras.ops.shape(x)[0], *shape])
+
+
+def product(table, step, inputs):
+    """A 'gate': a signal times a factor that is broadcast or between 0 and 1; with a number a
+    'scale'."""
+    if len(inputs) == 1:
+        return rescaling(table, step, inputs)
+    shape = tuple(step.output.shape[1:])
+    gates = [name for name in reversed(inputs)
+             if table.shapes[name] != shape or is_gate(table, name)]
+    if len(inputs) != 2 or not gates:
+        refuse(step.name, 'it multiplies signals, none of which is a gate between 0 and 1')
+    gate = min(gates, key=lambda name: math.prod(table.shapes[name]))
+    signal = inputs[1 - inputs.index(gate)]
+    if len(table.shapes[gate]) < len(shape):
+        gate = spread(table, step, gate, shape)
+    return table.add(step.name, 'gate', [spread(table, step, signal, shape), gate], step.output)
+
+
+def is_gate(table, name):
+    """Whether a layer's outputs lie between 0 and 1."""
+    low, high = range_of(table, name)
+    return low >= 0 and high <= 1
+
+
+def range_of(table, name):
+    """The least and the greatest value of a layer's outputs, as far as they are known."""
+    layer = table.layers.get(name)
+    if layer and layer.activation in RANGES:
+        return RANGES[layer.activation]
+    if not layer or layer.activation != 'linear' or layer.kind not in ('move', 'scale'):
+        return -math.inf, math.inf
+    low, high = zip(*(range_of(table, each) for each in layer.inputs))
+    if layer.kind == 'move':
+        return min(low), max(high)
+    factor, shift = table.read[name]()
+    values = [factor * bound + shift for bound in (*low, *high)]
+    return np.min(values), np.max(values)
+
+
+# Pooling and what moves
+
+def max_pooling(table, step, inputs):
+    """A 'max'; of the whole map, where Keras leaves out its sides, a 'move', too."""
+    layer, shape = step.operation, table.shapes[inputs[0]]
+    if not type(layer).__name__.startswith('Global'):
+        window, stride = (tuple(np.broadcast_to(sides, 2).tolist())
+                          for sides in (layer.pool_size, layer.strides or layer.pool_size))
+        return table.add(step.name, 'max', inputs, step.output, window=window, stride=stride,
+                         padding=layer.padding.upper())
+    whole = keras.KerasTensor((None, 1, 1, shape[-1]))
+    name = table.add(step.name, 'max', inputs, whole, window=shape[:2])
+    if layer.keepdims:
+        return name
+    return table.add(f'{step.name}_flatten', 'move', [name], step.output,
+                     function=keras.layers.Flatten().call)
+
+
+def mean(table, step, inputs):
+    """A 'sum': its weights are all alike, or those of bilinear resizing."""
+    return table.add(step.name, 'sum', inputs, step.output, function=step.function)
+
+
+def resizing(table, step, inputs):
+    """A 'move' or a 'sum'."""
+    interpolation = step.operation.interpolation
+    if interpolation not in ('nearest', 'bilinear'):
+        refuse(step.name, f'its interpolation is {interpolation}')
+    return (move if interpolation == 'nearest' else mean)(table, step, inputs)
+
+
+def move(table, step, inputs):
+    """A 'move'."""
+    return table.add(step.name, 'move', inputs, step.output, function=step.function,
+                     padding=padding_of(step.operation))
+
+
+def padding_of(layer):
+    """The zeros around a map that it adds, if it does nothing else: a convolution can add them."""
+    if type(layer).__name__ == 'ZeroPadding2D':
+        return tuple(map(tuple, layer.padding))
+    if type(layer).__name__ == 'Pad' and layer.mode == 'constant' and len(layer.pad_width) == 4:
+        batch, *sides, channels = map(tuple, layer.pad_width)
+        return tuple(sides) if not any(batch + channels) else 'VALID'
+    return 'VALID'
+
+
+# Activations
+
+def activation(table, step, inputs):
+    """An activation of the layer before it, or an 'activation'."""
+    return table.activate(step, inputs[0])
+
+
+def activation_of(layer, function):
+    """The activation that a layer has or is, or an operation is: Keras's name, or a function."""
+    kind, own = type(layer).__name__, getattr(layer, 'activation', None)
+    if isinstance(own, keras.Layer):
+        return activation_of(own, own.call)
+    if own is not None:
+        if not hasattr(keras.activations, own.__name__):
+            refuse(layer.name, 'its activation is a function of its own')
+        return own.__name__
+    if kind == 'PReLU':
+        return partial(prelu, np.asarray(layer.alpha))
+    if kind == 'ReLU' and not (layer.negative_slope or layer.threshold):
+        return {None: 'relu', 6: 'relu6'}.get(layer.max_value, function)
+    return ACTIVATIONS.get(kind) or function
+
+
+def prelu(slopes, z):
+    return keras.ops.where(z >= 0, z, keras.ops.cast(slopes, z.dtype) * z)
