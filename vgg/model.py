@@ -143,7 +143,7 @@ def linear(layer, a, w):
     if layer.kind == 'dense':
         return tf.matmul(a, w)
     if layer.kind == 'conv' and layer.shape:
-        return deconvolved(layer, a, swapped(w), [tf.shape(a)[0], *layer.shape])
+        return deconvolved(layer, a, tf.transpose(w, [0, 1, 3, 2]), [tf.shape(a)[0], *layer.shape])
     if layer.kind == 'conv':
         return convolved(layer, a, w)
     if layer.kind == 'depthwise':
@@ -159,7 +159,7 @@ def transposed(layer, s, w, a):
     if layer.kind == 'dense':
         c = tf.matmul(s, w, transpose_b=True)
     elif layer.kind == 'conv' and layer.shape:
-        c = convolved(layer, s, swapped(w))
+        c = convolved(layer, s, tf.transpose(w, [0, 1, 3, 2]))
     elif layer.kind == 'conv':
         c = deconvolved(layer, s, w, tf.shape(a))
     elif layer.kind == 'depthwise':
@@ -184,11 +184,6 @@ def deconvolved(layer, y, w, shape):
     groups = zip(parts(y, layer.groups), parts(dilated(layer, w), layer.groups))
     return joined([tf.raw_ops.Conv2DBackpropInput(input_sizes=sizes, filter=v, out_backprop=s,
                                                   **layer.geometry) for s, v in groups])
-
-
-def swapped(w):
-    """A kernel [height, width, inputs, outputs] with its inputs and outputs swapped."""
-    return tf.transpose(w, [0, 1, 3, 2])
 
 
 def sent_through(function, inputs, r):
@@ -274,10 +269,10 @@ def placed(layers, a, low, high):
         low, high = given[0]
         if len(given) > 1:
             low, high = min(np.min(each) for each, _ in given), math.inf
-        layer = layer._replace(place=place_of(layer, a, seen=np.isfinite(high).all()), low=low,
-                               high=high)
-        result.append(layer)
-        bounds[layer.name] = bounds_behind(layer, given, [a[name].shape for name in layer.inputs])
+        place = place_of(layer, a, seen=np.isfinite(high).all())
+        result.append(layer._replace(place=place, low=low, high=high))
+        shapes = [a[name].shape for name in layer.inputs]
+        bounds[layer.name] = bounds_behind(result[-1], given, shapes)
     return result
 
 
@@ -298,14 +293,9 @@ def bounds_behind(layer, given, shapes):
         return 0.0, math.inf
     if layer.kind in WEIGHTED or layer.activation != 'linear' or min(layer.factors) < 0:
         return -math.inf, math.inf
-    if layer.function and all(np.isfinite(pair[1]).all() for pair in given):
-        return tuple(value_of(layer.function, [np.broadcast_to(pair[i], [1, *shape[1:]])
-                                               for pair, shape in zip(given, shapes)])[0]
-                     for i in range(2))
+    if layer.function and all(np.isfinite(high).all() for _, high in given):
+        with tf.Graph().as_default(), open_session() as session:
+            return session.run([layer.function(*(
+                tf.constant(np.broadcast_to(pair[i], [1, *shape[1:]]))
+                for pair, shape in zip(given, shapes)))[0] for i in range(2)])
     return layer.low, layer.high
-
-
-def value_of(function, arrays):
-    """What a function makes of arrays, in a graph of its own."""
-    with tf.Graph().as_default(), open_session() as session:
-        return session.run(function(*map(tf.constant, arrays)))
