@@ -16,8 +16,9 @@ from model import LINEAR, PIXELS, SIZE, Layer
 from networks.keras_layers import LEFT_OUT, MAKERS, PREPROCESSING, WEIGHING
 from networks.keras_operations import CROPS, MOVES, activation_of, move, refuse
 
+
 class Step(NamedTuple):
-    """An operation in a model, and the tensors that it reads and makes."""
+    """An operation in a model, the tensors that it reads and one that it makes."""
 
     operation: Callable
     name: str
@@ -25,13 +26,6 @@ class Step(NamedTuple):
     constants: list  # numbers among its arguments, each with its position
     output: object
     function: Callable  # what it makes of other tensors than its inputs
-
-    def parts(self):
-        """A step for each of its outputs."""
-        if not isinstance(self.output, (list, tuple)):
-            return [self]
-        return [self._replace(output=output, function=partial(nth, i, self.function))
-                for i, output in enumerate(self.output)]
 
 
 def read_model(model):
@@ -50,7 +44,7 @@ def read_model(model):
     used = keras.Model(picture, output).operations  # not those of a second output inside
     steps = [step for step in steps if step.operation in used]
     table = Table(steps, tensor)
-    for step in itertools.chain(*(step.parts() for step in steps)):
+    for step in steps:
         table.take(step)
     end = table.finish(output)
     return list(table.layers.values()), table.read, size, table.model_before(picture), end
@@ -98,24 +92,21 @@ def apply(steps, operation, *arguments, **options):
     inputs = [each for each in flat if isinstance(each, keras.KerasTensor)]
     constants = [(each, i) for i, each in enumerate(flat)
                  if isinstance(each, (int, float, np.ndarray))]
-    function = partial(call, operation, arguments, options)
-    steps.append(Step(operation, operation.name, inputs, constants, output, function))
+    for i, each in enumerate(keras.tree.flatten(output)):
+        function = partial(call, operation, arguments, options, i)
+        steps.append(Step(operation, operation.name, inputs, constants, each, function))
     return output
 
 
-def call(operation, arguments, options, *tensors):
-    """What an operation makes of tensors in place of those among its arguments."""
+def call(operation, arguments, options, i, *tensors):
+    """The i-th output of an operation, for tensors in place of those among its arguments."""
     left = iter(tensors)
     arguments, options = keras.tree.map_structure(
         lambda each: next(left) if isinstance(each, keras.KerasTensor) else each,
         (arguments, options))
     symbolic = isinstance(tensors[0], keras.KerasTensor)
-    return (operation if symbolic else operation.call)(*arguments, **options)
-
-
-def nth(i, function, *tensors):
-    """The i-th of the tensors that a function returns."""
-    return function(*tensors)[i]
+    return keras.tree.flatten(
+        (operation if symbolic else operation.call)(*arguments, **options))[i]
 
 
 def halves(function, x):
@@ -164,14 +155,13 @@ class Table:
 
     def preprocessed(self, step, kind):
         """What `raw` holds of the output of a step before all weights; None if it is a layer."""
-        (tensor, crops), *others = (self.raw[id(tensor)] for tensor in step.inputs)
-        if kind in MOVES:
-            if stays(step) and not crops and not any(cropped for _, cropped in others):
-                return step.output, []
-            return (tensor, [*crops, step]) if kind in CROPS else None
-        if not crops:
-            return (step.output, []) if kind in PREPROCESSING else None
-        return (step.function(tensor), crops) if kind in PREPROCESSING - {'Resizing'} else None
+        tensors, crops = zip(*(self.raw[id(tensor)] for tensor in step.inputs))
+        kept = kind in PREPROCESSING or kind in MOVES and stays(step)
+        if kept and not any(crops):
+            return step.output, []
+        if kept and len(tensors) == 1 and kind in CROPS | PREPROCESSING - {'Resizing'}:
+            return step.function(*tensors), crops[0]
+        return (tensors[0], [*crops[0], step]) if kind in CROPS and not kept else None
 
     def name_of(self, tensor, step):
         """The layer that makes a tensor; the first ones read the picture, preprocessed by Keras."""

@@ -110,7 +110,7 @@ class Weighted:
 
 def batch_normalisation(table, step, inputs):
     """Nothing where it can be folded into the layer before it, else a 'scale'."""
-    layer, source = step.operation, table.layers.get(inputs[0])
+    layer = step.operation
     if layer.axis not in (-1, len(table.shapes[inputs[0]])):
         refuse(step.name, f'it normalises axis {layer.axis}, not the channels')
     return scale(table, step, inputs, partial(normalisation, layer))

@@ -84,19 +84,15 @@ def addition(table, step, inputs):
 
 def spread(table, step, name, shape):
     """Copies a layer's outputs to a shape, as Keras does. Returns the layer that has it."""
-    own = table.shapes[name]
-    if own == tuple(shape):
+    own, shape = table.shapes[name], tuple(shape)
+    if own == shape:
         return name
     if len(own) < len(shape) and not isinstance(step.operation, keras.Layer):
-        refuse(step.name, f'it combines tensors of the shapes {own} and {tuple(shape)}')
+        refuse(step.name, f'it combines tensors of the shapes {own} and {shape}')
+    sides = [1] * (len(shape) - len(own)) + list(own)  # those that it lacks come first
     return table.add(f'{step.name}_spread', 'move', [name], keras.KerasTensor((None, *shape)),
-                     function=partial(copied, tuple(shape)))
-
-
-def copied(shape, x):
-    """x broadcast to a shape; sides that it lacks come first."""
-    x = keras.ops.reshape(x, [-1, *[1] * (len(shape) + 1 - len(x.shape)), *x.shape[1:]])
-    return keras.ops.broadcast_to(x, [keras.ops.shape(x)[0], *shape])
+                     function=lambda x: keras.ops.broadcast_to(
+                         keras.ops.reshape(x, [-1, *sides]), [keras.ops.shape(x)[0], *shape]))
 
 
 def product(table, step, inputs):
@@ -106,7 +102,8 @@ def product(table, step, inputs):
         return rescaling(table, step, inputs)
     shape = tuple(step.output.shape[1:])
     gates = [name for name in reversed(inputs)
-             if table.shapes[name] != shape or is_gate(table, name)]
+             if table.shapes[name] != shape or set(np.clip(range_of(table, name), 0, 1))
+             == set(range_of(table, name))]
     if len(inputs) != 2 or not gates:
         refuse(step.name, 'it multiplies signals, none of which is a gate between 0 and 1')
     gate = min(gates, key=lambda name: math.prod(table.shapes[name]))
@@ -114,12 +111,6 @@ def product(table, step, inputs):
     if len(table.shapes[gate]) < len(shape):
         gate = spread(table, step, gate, shape)
     return table.add(step.name, 'gate', [spread(table, step, signal, shape), gate], step.output)
-
-
-def is_gate(table, name):
-    """Whether a layer's outputs lie between 0 and 1."""
-    low, high = range_of(table, name)
-    return low >= 0 and high <= 1
 
 
 def range_of(table, name):
@@ -201,11 +192,8 @@ def activation_of(layer, function):
             refuse(layer.name, 'its activation is a function of its own')
         return own.__name__
     if kind == 'PReLU':
-        return partial(prelu, np.asarray(layer.alpha))
+        slopes = np.asarray(layer.alpha)
+        return lambda z: keras.ops.where(z >= 0, z, keras.ops.cast(slopes, z.dtype) * z)
     if kind == 'ReLU' and not (layer.negative_slope or layer.threshold):
         return {None: 'relu', 6: 'relu6'}.get(layer.max_value, function)
     return ACTIVATIONS.get(kind) or function
-
-
-def prelu(slopes, z):
-    return keras.ops.where(z >= 0, z, keras.ops.cast(slopes, z.dtype) * z)
