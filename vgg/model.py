@@ -15,8 +15,8 @@ PIXELS = 'pixels'  # what the first layers read: the picture, preprocessed
 SIZE = 224  # pixels, width and height of VGG's input
 DEPTHS = {'vgg16': (2, 2, 3, 3, 3), 'vgg19': (2, 2, 4, 4, 4)}  # convolutions in each block
 WIDTHS = (64, 128, 256, 512, 512)  # channels of each block
-LINEAR = {'conv', 'depthwise', 'dense', 'scale', 'gain', 'sum'}  # kinds that a rule explains
-WEIGHTED = LINEAR - {'sum'}  # those whose weights come from a file
+WEIGHTED = {'conv', 'depthwise', 'dense', 'scale', 'gain'}  # kinds with weights from a file
+LINEAR = WEIGHTED | {'sum', 'centre'}  # kinds that a rule explains
 POSITIVE = {'relu', 'relu6', 'sigmoid', 'hard_sigmoid', 'softplus'}  # are never negative
 
 
@@ -25,16 +25,16 @@ class Layer(NamedTuple):
 
     kind: one of LINEAR; 'max' (pooling); 'move': a function each of whose outputs is one of its
     inputs or 0, whether it moves, copies, drops or chooses them; 'gate': the first input times the
-    second; 'activation'. 'scale' and 'gain' are a factor and a bias for each channel, 'gain' those
-    of a normalisation by the picture's own statistics. 'sum' adds its inputs, each times a factor,
-    or is a function of one input: a mean, or another sum without negative weights.
+    second; 'activation'. 'sum' adds its inputs, each times a factor, or is a mean or the like of
+    one input. 'scale' and 'gain' are a factor and a bias for each channel; 'gain' and 'centre',
+    which takes a mean off, belong to normalisation by the picture's own statistics.
     """
 
     name: str
     kind: str
     inputs: tuple
     kernel: tuple = ()  # the shape of w, where a file gives it
-    function: Callable = None  # of 'move' and 'sum', by Keras
+    function: Callable = None  # of 'move', 'sum' and 'centre', by Keras
     factors: tuple = (1.0,)  # of 'sum', one for each input
     window: tuple = ()  # height and width, of 'max'
     shape: tuple = ()  # of what a transposed 'conv' makes, without the batch
@@ -254,8 +254,6 @@ def computed(layer, inputs, weights):
         return layer.function(*inputs)
     return inputs[0] * inputs[1] if layer.kind == 'gate' else inputs[0]
 
-
-# Where a layer stands, which decides its rule, and the bounds of its inputs.
 
 def placed(layers, a, low, high):
     """The layers with the place by which rules are chosen, and the bounds of their inputs.

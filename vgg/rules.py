@@ -231,8 +231,8 @@ def composites_of(rules):
 
 
 def rule_of(composite, layer):
-    """The rule of a layer. Under z+ a gain would lose the relevance of every negative output."""
-    if layer.kind == 'gain':
+    """The rule of a layer. In normalisation z+ would lose what negative outputs received."""
+    if layer.kind in ('centre', 'gain'):
         return epsilon
     return composite.pooling if layer.kind == 'max' else getattr(composite, layer.place)
 

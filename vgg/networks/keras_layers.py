@@ -136,35 +136,42 @@ def scale(table, step, inputs, read, kind='scale'):
 
 
 def own_statistics(table, step, inputs):
-    """An activation, for the picture's own mean and deviation, and a 'gain' behind it.
+    """A 'centre' that takes the mean off, if any, an activation for the deviation, and a 'gain'.
 
-    The deviation counts as a constant (Ali et al. 2022), and so does the mean: relevance passes
-    through. Shared out by epsilon, it would grow without bound where the mean is large.
+    The deviation counts as a constant (Ali et al. 2022).
     """
     layer, kind, shape = step.operation, type(step.operation).__name__, step.output.shape
     axes = sorted(np.arange(len(shape))[layer.axis].reshape(-1).tolist())
     if kind == 'GroupNormalization' and axes != [len(shape) - 1]:
         refuse(step.name, f'it normalises axis {layer.axis}, not the channels')
-    function = {
-        'LayerNormalization': partial(keras.ops.layer_normalization, axis=axes),
-        'RMSNormalization': partial(keras.ops.rms_normalization, axis=axes),
-        'GroupNormalization': partial(normalised_groups, groups=getattr(layer, 'groups', 1)),
-    }.get(kind)
-    function = partial(function, epsilon=layer.epsilon) if function else step.function
-    name = table.follow(step, inputs[0], function)
+    if kind == 'UnitNormalization':
+        return table.follow(step, inputs[0], step.function)
+    if kind == 'RMSNormalization':
+        name = table.follow(step, inputs[0], partial(keras.ops.rms_normalization, axis=axes,
+                                                     epsilon=layer.epsilon))
+    else:
+        functions = centred, partial(keras.ops.layer_normalization, epsilon=layer.epsilon)
+        centre, function = (
+            partial(grouped, function, layer.groups) if kind == 'GroupNormalization'
+            else partial(function, axis=axes) for function in functions)
+        name = table.add(f'{step.name}_centred', 'centre', inputs, step.output, function=centre,
+                         activation=function)
     if not layer.weights:
         return name
     shape = [side if i in axes else 1 for i, side in enumerate(shape)][axes[0]:]
-    return table.add(f'{step.name}_gain', 'gain', [name], step.output,
-                     partial(gain, layer, shape), kernel=(1, *shape))
+    return table.add(step.name, 'gain', [name], step.output, partial(gain, layer, shape),
+                     kernel=(1, *shape))
 
 
-def normalised_groups(x, groups, epsilon):
-    """x less the mean of each group of channels in its picture, over the deviation."""
+def centred(x, axis):
+    return x - keras.ops.mean(x, axis, keepdims=True)
+
+
+def grouped(function, groups, x):
+    """What a function of x and axes makes of each group of channels."""
     *sides, channels = x.shape[1:]
     y = keras.ops.reshape(x, [-1, *sides, groups, channels // groups])
-    axes = [*range(1, len(sides) + 1), len(sides) + 2]
-    y = keras.ops.layer_normalization(y, axis=axes, epsilon=epsilon)
+    y = function(y, axis=[*range(1, len(sides) + 1), len(sides) + 2])
     return keras.ops.reshape(y, [-1, *sides, channels])
 
 
