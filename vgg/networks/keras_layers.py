@@ -28,20 +28,22 @@ WEIGHING = {'Conv2D', 'Conv2DTranspose', 'DepthwiseConv2D', 'SeparableConv2D', '
 def convolution(table, step, inputs):
     """A 'conv' or a 'depthwise', with the padding and the normalisation before it where exact."""
     layer, source = step.operation, table.layers.get(inputs[0])
-    kind = type(layer).__name__
+    kind, groups = type(layer).__name__, getattr(layer, 'groups', 1)
     w, padding = Weighted(layer.kernel, layer.bias, kind), layer.padding.upper()
+    if 1 < groups == table.shapes[inputs[0]][-1]:  # one channel in each group: ConvNeXt
+        kind, w.outputs, groups = 'DepthwiseConv2D', (groups, w.shape[-1] // groups), 1
+        w.shape = *w.shape[:2], *w.outputs
     if kind == 'Conv2D' and padding == 'VALID':
         pads = source and source.kind == 'move' and source.padding != 'VALID'
         if pads and table.only_reader(step):
             padding, inputs = source.padding, source.inputs
             table.remove(source.name)
-        elif layer.groups == 1:
+        elif groups == 1:
             inputs = folded_into(w, table, step, inputs)
     shape = step.output.shape[1:] if kind == 'Conv2DTranspose' else ()
     name = table.add(step.name, 'depthwise' if kind == 'DepthwiseConv2D' else 'conv', inputs,
                      step.output, w, kernel=w.shape, shape=shape, stride=tuple(layer.strides),
-                     padding=padding, dilation=tuple(layer.dilation_rate),
-                     groups=getattr(layer, 'groups', 1))
+                     padding=padding, dilation=tuple(layer.dilation_rate), groups=groups)
     return table.activate(step, name)
 
 
