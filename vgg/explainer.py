@@ -1,6 +1,7 @@
 """A network with its relevance graph: pictures in, relevance out."""
 import contextlib
 import itertools
+import math
 import os
 from typing import NamedTuple
 

@@ -187,12 +187,8 @@ def deconvolved(layer, y, w, shape):
 
 
 def sent_through(function, inputs, r):
-    """r [like the outputs] sent back through a function: its transpose, for each of the inputs.
-
-    TensorFlow derives it from the function applied once more, to copies that nothing else reads:
-    else it would search the whole graph.
-    """
-    copies = [tf.identity(x) for x in inputs]
+    """r [like the outputs] sent back by the transpose of a function: a list, like the inputs."""
+    copies = [tf.identity(x) for x in inputs]  # tf.gradients searches all that reads its inputs
     return tf.gradients(function(*copies), copies, r)
 
 

@@ -132,8 +132,7 @@ class Table:
         self.layers, self.read = {}, {}  # by name
         self.shapes = {}  # of the outputs of each layer, without the batch
         self.names = {}  # {id of a tensor: the layer that makes it}
-        self.raw = {id(tensor): (tensor, [])}  # tensors before the first layer, by their ids: what
-        # Keras makes of the picture uncropped, and the steps that crop it
+        self.raw = {id(tensor): (tensor, [])}  # before all weights: the same uncropped, and crops
         self.pixels = None  # the one of them that the first layers read
         self.readers = [id(tensor) for step in steps for tensor in step.inputs]
 
@@ -198,12 +197,10 @@ class Table:
         """Whether a step is the only one that reads its input."""
         return self.readers.count(id(step.inputs[0])) == 1
 
-    def activate(self, step, name):
-        """Lets the activation that a step is or has follow a layer. Returns the last layer."""
-        return self.follow(step, name, activation_of(step.operation, step.function))
-
-    def follow(self, step, name, activation):
-        """Lets an activation follow a layer, as part of it if nothing else reads it."""
+    def activate(self, step, name, activation=None):
+        """Lets an activation, that which a step is or has, follow a layer, as part of it if nothing
+        else reads it. Returns the name of the last layer."""
+        activation = activation or activation_of(step.operation, step.function)
         if activation == 'linear':
             return name
         layer, own = self.layers.get(name), type(step.operation).__name__ in WEIGHING

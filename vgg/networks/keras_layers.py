@@ -10,8 +10,7 @@ import numpy as np
 
 from common import keras
 from networks.keras_operations import (ACTIVATIONS, MEANS, MOVES, activation, addition,
-                                       max_pooling, mean, move, product, refuse, rescaling,
-                                       resizing)
+                                       max_pooling, move, product, refuse, rescaling, resizing)
 
 LEFT_OUT = {  # active only during training
     'InputLayer', 'Dropout', 'SpatialDropout1D', 'SpatialDropout2D', 'AlphaDropout',
@@ -146,18 +145,16 @@ def own_statistics(table, step, inputs):
     axes = sorted(np.arange(len(shape))[layer.axis].reshape(-1).tolist())
     if kind == 'GroupNormalization' and axes != [len(shape) - 1]:
         refuse(step.name, f'it normalises axis {layer.axis}, not the channels')
-    if kind == 'UnitNormalization':
-        return table.follow(step, inputs[0], step.function)
-    if kind == 'RMSNormalization':
-        name = table.follow(step, inputs[0], partial(keras.ops.rms_normalization, axis=axes,
-                                                     epsilon=layer.epsilon))
+    if kind in ('UnitNormalization', 'RMSNormalization'):
+        rms = partial(keras.ops.rms_normalization, axis=axes, epsilon=getattr(layer, 'epsilon', 0))
+        name = table.activate(step, inputs[0], rms if layer.weights else step.function)
     else:
         functions = centred, partial(keras.ops.layer_normalization, epsilon=layer.epsilon)
-        centre, function = (
+        centre, over_deviation = (
             partial(grouped, function, layer.groups) if kind == 'GroupNormalization'
             else partial(function, axis=axes) for function in functions)
         name = table.add(f'{step.name}_centred', 'centre', inputs, step.output, function=centre,
-                         activation=function)
+                         activation=over_deviation)
     if not layer.weights:
         return name
     shape = [side if i in axes else 1 for i, side in enumerate(shape)][axes[0]:]
@@ -190,7 +187,7 @@ def layer_scale(table, step, inputs):
 
 
 MAKERS = {
-    **dict.fromkeys(MOVES, move), **dict.fromkeys(MEANS, mean),
+    **dict.fromkeys(MOVES, move), **dict.fromkeys(MEANS, partial(move, kind='sum')),
     **dict.fromkeys(ACTIVATIONS, activation),
     'Conv2D': convolution, 'Conv2DTranspose': convolution, 'DepthwiseConv2D': convolution,
     'SeparableConv2D': separable_convolution, 'Dense': dense,

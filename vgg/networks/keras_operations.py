@@ -1,8 +1,5 @@
 """What operations without weights become in a layer table: sums, gates, pooling, activations, and
-whatever moves values.
-
-Functions are like those of keras_layers.py.
-"""
+whatever moves values. The functions are like those of keras_layers.py."""
 from functools import partial
 import math
 
@@ -146,22 +143,17 @@ def max_pooling(table, step, inputs):
                      function=keras.layers.Flatten().call)
 
 
-def mean(table, step, inputs):
-    """A 'sum': its weights are all alike, or those of bilinear resizing."""
-    return table.add(step.name, 'sum', inputs, step.output, function=step.function)
-
-
 def resizing(table, step, inputs):
     """A 'move' or a 'sum'."""
-    interpolation = step.operation.interpolation
-    if interpolation not in ('nearest', 'bilinear'):
-        refuse(step.name, f'its interpolation is {interpolation}')
-    return (move if interpolation == 'nearest' else mean)(table, step, inputs)
+    kind = {'nearest': 'move', 'bilinear': 'sum'}.get(step.operation.interpolation)
+    if kind is None:
+        refuse(step.name, f'its interpolation is {step.operation.interpolation}')
+    return move(table, step, inputs, kind)
 
 
-def move(table, step, inputs):
-    """A 'move'."""
-    return table.add(step.name, 'move', inputs, step.output, function=step.function,
+def move(table, step, inputs, kind='move'):
+    """A 'move', or a 'sum' of one input."""
+    return table.add(step.name, kind, inputs, step.output, function=step.function,
                      padding=padding_of(step.operation))
 
 
