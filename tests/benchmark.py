@@ -25,7 +25,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PAIR, GRADIENT = 'the default pair', 'gradient'
 FAMILIES = ['ResNet50', 'ResNet50V2', 'InceptionV3', 'InceptionResNetV2', 'Xception', 'MobileNet',
             'MobileNetV2', 'MobileNetV3Small', 'DenseNet121', 'EfficientNetB0', 'EfficientNetV2B0',
-            'NASNetMobile', 'VGG19']
+            'NASNetMobile', 'ConvNeXtTiny', 'VGG19']
 
 
 def alternate(cases, repetitions=5):
@@ -119,9 +119,9 @@ def saved(family, path):
     rng = np.random.default_rng(0)
     model = getattr(keras.applications, family)(weights=None)
     for weight in model.weights:
-        if weight.name in ('gamma', 'beta', 'moving_mean', 'moving_variance'):
+        if weight.name in ('gamma', 'beta', 'moving_mean', 'moving_variance', 'variable'):
             values = rng.uniform(0.5, 1.5, weight.shape)
-            positive = weight.name in ('gamma', 'moving_variance')
+            positive = weight.name in ('gamma', 'moving_variance', 'variable')
             weight.assign(values if positive else 0.2 * values - 0.2)
     model.save(path)
     return model
