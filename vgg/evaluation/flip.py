@@ -30,7 +30,7 @@ HEADS = ['most relevant first', 'least relevant first', 'gain: most less least']
 
 
 def add_options(group):
-    group.add_argument('--steps', type=partial(number, kind=int, low=1, high=39), default=6,
+    group.add_argument('--steps', type=partial(number, low=1, high=39), default=6,
                        metavar='N', help='of five regions each (default: 6)')
     group.add_argument('--repeats', type=count, default=1, metavar='N',
                        help='draws of noise, of which the mean is taken (default: 1)')
