@@ -17,7 +17,7 @@ HERE = Path(__file__).resolve().parent
 
 
 class Refused(Exception):
-    """Something that the user can mend, in one line: `main` prints it and exits with status 2."""
+    """Something that the user can mend, in one line; Parser.run prints it, with status 2."""
 
 
 @contextlib.contextmanager

@@ -51,7 +51,8 @@ def epsilon(layer, a, weights, r, eps=1e-6):
 def gamma(layer, a, weights, r, gamma=0.25):
     """Gamma rule for inputs a >= 0 and outputs z >= 0 (Montavon et al. 2019, Sec. 10.2.1).
 
-    Positive weights count 1 + gamma times: z + gamma z+, of which z+ is what zplus needs, too.
+    Positive weights count 1 + gamma times, so the denominator is z + gamma z+. zplus computes z+
+    (without the bias), too.
     """
     w = weights.keep(f'gamma {gamma}', weights.w + gamma * weights.positive)
     rises = linear(layer, a, weights.positive) + tf.maximum(weights.b, 0.0)

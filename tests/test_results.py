@@ -124,7 +124,7 @@ def test_result_of_another_picture_is_never_replaced(monkeypatch):
     os.rename('d/a.png', 'moved.png')
     assert wrong('moved.png') is None
     photograph(Path('d/a.png'), seed=3)
-    assert wrong('d/a.png') == 'made of what the picture was then'
+    assert wrong('d/a.png') == 'made from an earlier version of the picture'
 
 
 @pytest.mark.parametrize('paths, winners', [(['a.png', 'd/a.png'], 1), (['a.png', 'a.png'], 2)])
@@ -145,7 +145,7 @@ def test_results_of_the_version_before_are_made_again(capsys):
     np.savez('results/a.npz', **{'relevance/epsilon': np.zeros(3)})
     Image.new('RGB', (9, 9)).save('results/a.jpg', comment=json.dumps(record).encode())
     todo, failed = VGG.run.left([Job('a', 'a.png')], output())
-    said = '1 made again: it was made by another version of this script\n'
+    said = '1 to make again: it was made by another version of this script\n'
     assert capsys.readouterr().out == said and todo and not failed
     put(network='n2', told='other.keras')
     assert wrong() == 'made with another network, other.keras'
@@ -236,6 +236,6 @@ def test_what_windows_does_not_have(lrp, monkeypatch):
                          (VGG.run.signal, 'SIGTERM')):
         monkeypatch.delattr(module, name)
     assert lrp(photograph(Path('a:b.png')), '--plain').status == 0
-    assert Path('results/a_b.jpg').exists() and lrp('a:b.png').out[0].startswith('1 made again')
+    assert Path('results/a_b.jpg').exists() and lrp('a:b.png').out[0].startswith('1 to make again')
     monkeypatch.setattr(VGG.lrp, 'worker', lambda: (1, 2))
     assert lrp('a.png').out == ['worker 2 of 2: nothing to do']

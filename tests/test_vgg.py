@@ -113,7 +113,7 @@ def explanation(r, logits=(2.0, -4.0, 0.0), target=0, rules=('epsilon', 'zplus')
      'logit 2.000; sum R / |logit|: zplus 0.0500; biases took over nine tenths of the relevance: '
      'zplus'),
     (explanation(1e-9, rules=['zplus']), 1,
-     'logit 2.000; sum R / |logit|, as much taken off: zplus 0.0000')])
+     'logit 2.000; sum R / |logit|, 0 in a contrast: zplus 0.0000')])
 def test_line_says_logit_and_conservation(result, against, expected):
     assert scripts('vgg').heatmaps.sums_in_words(result, {'zplus'}, against) == expected
 

@@ -49,7 +49,8 @@ def two_signals(layer):
 def attention():
     def network(x):
         x = layers.Reshape((-1, 4))(layers.Conv2D(4, 3)(x))
-        return apply(layers.Attention(name='odd')([x, x]), layers.GlobalAveragePooling1D(), layers.Dense(3))
+        return apply(layers.Attention(name='odd')([x, x]), layers.GlobalAveragePooling1D(),
+                     layers.Dense(3))
     return functional(network)
 
 

@@ -21,7 +21,7 @@ os.environ['KERAS_BACKEND'] = 'tensorflow'
 
 
 class Refused(Exception):
-    """Something that the user can mend, in one line: `main` prints it and exits with status 2."""
+    """Something that the user can mend, in one line; Parser.run prints it, with status 2."""
 
 
 def collected(calls):

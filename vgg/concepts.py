@@ -6,11 +6,12 @@
 
 A heatmap says where the network looked, not what it saw there. Each channel of a layer looks for
 something of its own; this script traces those with most relevance back to the pixels, one by one.
-The heatmaps of all channels add up to the whole one.
+The heatmaps of all channels add up to the whole one, less what bypasses the layer.
 
 Writes results/<name>_concepts.jpg: the photograph and its heatmap, and a column for each channel:
 its heatmap with its share of the layer's relevance, and three other pictures in which it has most
-relevance for the class seen there, cut to where that is. To name the channel is up to you.
+relevance for the class seen there, cropped to the part that has it. Naming the channel is up to
+you.
 """
 from functools import partial
 import itertools

@@ -40,8 +40,8 @@ class Explainer:
     """A network, its relevance graph for some rules, and the session that runs them; built once.
 
     rules: names, or {name: Composite}; layers: whether the relevance inside the network is wanted,
-    too; gradient: whether `gradient_times_input` is; channels_of: the layer whose `channels` are,
-    by name, or LAST.
+    too; gradient: whether `gradient_times_input` will be called; channels_of: the layer that
+    `channels` explains, by name, or LAST.
     """
 
     def __init__(self, network, rules=DEFAULT, precision='float32', layers=False, gradient=False,
@@ -190,8 +190,8 @@ class Explainer:
     def classify(self, images, activations=None):
         """The logits [n, classes] of pictures [n, height, width, channels], uint8.
 
-        activations: [n, h, w, channels], which take the place of those of the layer whose
-        `channels` are; None for its own.
+        activations: [n, h, w, channels], used in place of the outputs of the layer that `channels`
+        explains; None for its own.
         """
         feed = {self.pixels: self.prepared(images)}
         if activations is not None:
@@ -199,8 +199,8 @@ class Explainer:
         return self.session.run(self.logits, feed)
 
     def activations(self, images):
-        """Those of the layer whose `channels` are, and the gradient of the most likely class's
-        logit with respect to them: [n, h, w, channels], [n, h, w, channels]."""
+        """The outputs of the layer that `channels` explains, and the gradient of the most likely
+        class's logit with respect to them: [n, h, w, channels], [n, h, w, channels]."""
         return self.session.run([self.activation, self.slope], self.feed(images, None, None))
 
     def prepared(self, images):

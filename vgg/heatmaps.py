@@ -152,7 +152,7 @@ def sums_in_words(result, one_sign, against):
     start, contrast = logit, against is not None
     if contrast:
         start -= float(result.logits[against])
-        words = (f'sum R / difference of logits {start:.3f}', 'sum R / |logit|, as much taken off')
+        words = (f'sum R / difference of logits {start:.3f}', 'sum R / |logit|, 0 in a contrast')
     starts = {rule: abs(logit) if rule in one_sign else start for rule in result.relevance}
     shares = {rule: r.sum(dtype=np.float64) / starts[rule] for rule, r in result.relevance.items()
               if starts[rule]}

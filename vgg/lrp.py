@@ -13,6 +13,7 @@ white is zero. Each heatmap has its own scale, on which the 99.5th percentile of
 gets the full colour. The line that is printed for each picture gives the logit, and the sum of the
 relevance divided by the value it started from: 1 if nothing was lost.
 """
+import os
 from pathlib import Path
 import time
 
@@ -22,7 +23,7 @@ from common import Parser, Refused, count, make_folder
 from explainer import open_explainer
 from networks.class_names import class_names, find_target
 from networks.network import BUNDLED, digest, weight_file
-from pictures import picture_paths
+from pictures import picture_paths, read_file
 from results import VERSION, Job, Output, Question, relative, result_names
 from rules import DEFAULT, composites_of, one_sign
 from run import add_network_options, explain_pictures, left, worker
@@ -32,6 +33,8 @@ def explain(args):
     """Explains the pictures named on the command line. Returns a line for each that failed."""
     begin = time.time()
     paths, failed = picture_paths(args.image)
+    if not any(map(os.path.exists, paths)):
+        read_file(paths[0])  # raises Refused, before anything is downloaded
     make_folder(args.results)
     files = [weight_file(args.weights, args.model), args.classes]
     before = state(files)

@@ -23,8 +23,8 @@ POSITIVE = {'relu', 'relu6', 'sigmoid', 'hard_sigmoid', 'softplus'}  # are never
 class Layer(NamedTuple):
     """One layer of a network.
 
-    kind: one of LINEAR; 'max' (pooling); 'move': a function each of whose outputs is one of its
-    inputs or 0, whether it moves, copies, drops or chooses them; 'gate': the first input times the
+    kind: one of LINEAR; 'max' (pooling); 'move', a function that only moves, copies, drops
+    or chooses values: each output is one of its inputs, or 0; 'gate': the first input times the
     second; 'activation'. 'sum' adds its inputs, each times a factor, or is a mean or the like of
     one input. 'scale' and 'gain' are a factor and a bias for each channel; 'gain' and 'centre',
     which takes a mean off, belong to normalisation by the picture's own statistics.

@@ -116,7 +116,7 @@ def difference(found, wanted):
     for name, words in [('version', 'by another version of this script'),
                         ('network', f'with another network, {found["paths"]["network"]}'),
                         ('options', 'with other options'),
-                        ('picture', 'of what the picture was then')]:
+                        ('picture', 'from an earlier version of the picture')]:
         if found[name] != wanted[name]:
             return f'made {words}'
     return None if found['whole'] else 'incomplete'
@@ -133,9 +133,9 @@ def look(job, file, wanted, output, jpg=None):
     """The record of a file that is ours, with `whole`: whether it ends where it should. {} if it is
     empty; None if there is none.
 
-    jpg: the record of the JPG, if it is ours. It stands for one of its files that is cut short, or
-    of the version before. Raises Refused if the file is not ours, or the result of another picture:
-    of other content at another path.
+    jpg: the record of the JPG, if it is ours. It counts for another file of the picture that is cut
+    short or was written by an older version, and so has no record. Raises Refused if the file is
+    not ours, or the result of another picture: of other content at another path.
     """
     try:
         content = b'a link' if os.path.islink(file) else file.read_bytes()
@@ -216,8 +216,8 @@ def save(job, picture, results, question, output):
 
 
 def put(job, files, record, output):
-    """Writes a picture's files, of these contents, the JPG last. The old JPG goes first; before it
-    only what without it would not be known to be ours."""
+    """Writes a picture's files, of these contents, the JPG last. Deletes the old JPG first, and
+    every file that is not whole: without the JPG it would not be known to be ours."""
     paths = output.files(job.name)
     for path, found in zip(paths, standing(job, record, output)):
         if found is not None and (path == paths[-1] or not found.get('whole')):

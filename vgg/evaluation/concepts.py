@@ -6,8 +6,8 @@ Sets more and more channels of a layer to 0, those with most relevance first, an
 of the class that the network saw. Compared with: by gradient x activation, by activation, random.
 Cells: by how much the logit fell, the mean over pictures with its 95% bootstrap interval.
 
---frame: the outermost --margin pixels of these pictures are painted over in the mean colour of the
-rest. Which channels had their relevance there, and is it gone? Or they are cut off, which enlarges.
+--frame: these pictures are explained three times: as they are, with the outermost --margin pixels
+painted over in the mean colour of the rest, and with these pixels cut off and the rest enlarged.
 """
 from matplotlib.figure import Figure
 import numpy as np

@@ -4,9 +4,9 @@
 
 Draws mosaics of two by two pictures, of those to which the network gives one class a probability of
 at least a half. Each rule explains each of the four classes. The result is the share of the
-positive relevance in the class's own quarter: the grid pointing game (Boehle et al. 2021), the
-Focus (Arias-Duart et al. 2022). A map that knows no class has 0.25. Only classes whose logit is
-positive in the mosaic count, for those the network sees there; a last column counts all four.
+positive relevance in the class's own quarter: as in the grid pointing game (Boehle et al. 2021) and
+in Focus (Arias-Duart et al. 2022). A map that knows no class has 0.25. Only classes with a positive
+logit in the mosaic count, since the network sees those there. The last column counts all four.
 
 Compared with the others: relevance minus the mean of the other three classes'; for a rule of one
 sign, each scaled to the same sum. Intervals are 95% bootstrap intervals over photographs.

@@ -74,7 +74,8 @@ class Preprocessing(NamedTuple):
         return len(changed) == 3 and changed.argmax() == 2
 
     def check_upright(self):
-        """Refuses a model that cuts, pads or turns the picture, by what becomes of a ramp."""
+        """Refuses preprocessing by Keras that cuts, pads or turns the picture, as Resizing may, by
+        what becomes of a ramp."""
         black, white = self.shades()
         for axis in 0, 1:
             given, expected = (ramp(shape, axis) for shape in (self.size, black.shape))
