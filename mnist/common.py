@@ -79,7 +79,8 @@ class Parser(argparse.ArgumentParser):
         parts = [part if part.startswith('    ') else textwrap.fill(part, 79)
                  for part in docstring.split('\n\n')]
         super().__init__(description='\n\n'.join(parts),
-                         formatter_class=argparse.RawDescriptionHelpFormatter)
+                         formatter_class=argparse.RawDescriptionHelpFormatter,
+                         allow_abbrev=False)  # --layer is not --layers
 
     def error(self, message):
         self.exit(2, f'{self.prog}: {one_line(message)}\n')

@@ -133,6 +133,7 @@ def read_file(path):
     if not os.path.isfile(path):
         kind = 'a folder' if os.path.isdir(path) else 'not a regular file'
         kind = kind if os.path.exists(path) else 'no such file'
+        kind = 'a web address; download the picture first' if '://' in str(path) else kind
         raise Refused(f'{path}: {kind}')
     try:
         return Path(path).read_bytes()
