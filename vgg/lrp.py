@@ -13,13 +13,14 @@ white is zero. Each heatmap has its own scale, on which the 99.5th percentile of
 gets the full colour. The line that is printed for each picture gives the logit, and the sum of the
 relevance divided by the value it started from: 1 if nothing was lost.
 """
+from functools import partial
 import os
 from pathlib import Path
 import time
 
 import matplotlib
 
-from common import Parser, Refused, count, make_folder
+from common import Parser, Refused, collected, count, make_folder
 from explainer import open_explainer
 from networks.class_names import class_names, find_target
 from networks.network import BUNDLED, digest, weight_file
@@ -33,8 +34,8 @@ def explain(args):
     """Explains the pictures named on the command line. Returns a line for each that failed."""
     begin = time.time()
     paths, failed = picture_paths(args.image)
-    if not any(map(os.path.exists, paths)):
-        read_file(paths[0])  # raises Refused, before anything is downloaded
+    if not any(map(os.path.exists, paths)):  # said before anything is downloaded
+        return failed + collected([partial(read_file, path) for path in paths])[1]
     make_folder(args.results)
     files = [weight_file(args.weights, args.model), args.classes]
     before = state(files)

@@ -278,6 +278,10 @@ def other_kind(path):
     prefix = path.with_name(path.name.split('.index')[0].split('.data-')[0])
     if prefix.with_name(f'{prefix.name}.index').is_file():
         return f'a checkpoint of TensorFlow, {WEIGHTS_ALONE.format(prefix)}'
+    families = {name.lower(): name for name in dir(keras.applications) if name[0].isupper()}
+    if not path.exists() and path.name.lower() in families:
+        return ('no such file; save that network first: keras.applications.'
+                f"{families[path.name.lower()]}().save('{path.name.lower()}.keras')")
     if not path.is_file():
         return 'a folder' if path.is_dir() else 'no such file'
     if path.suffix.lower() in SUFFIXES:
