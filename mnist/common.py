@@ -169,10 +169,11 @@ def write(path, content):
 
     Raises Refused, with the OSError as its cause, if the file cannot be written.
     """
-    temporary = path.with_name('.unfinished-' + path.name)
+    temporary = path.with_name(f'.unfinished-{os.getpid()}-{path.name}')  # no other's
     try:
         try:
-            temporary.write_bytes(content if isinstance(content, bytes) else content.encode())
+            with open(temporary, 'xb') as file:
+                file.write(content if isinstance(content, bytes) else content.encode())
             os.replace(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)
