@@ -1,20 +1,19 @@
 """A network with its relevance graph: pictures in, relevance out."""
-import contextlib
 import itertools
-import math
 import os
 from typing import NamedTuple
 
 import numpy as np
+from PIL import Image
 
 from common import Refused, open_session, tf
 from model import LINEAR, PIXELS, Weights, forward, placed
 from networks.network import open_network
+from pictures import seen
 from rules import DEFAULT, composites_of, relevance, start
 
 ACTIVATIONS = 2e9  # bytes that the outputs of all layers take for one batch, at most
 LAST, WIDE = 'last', 7  # see `last_wide`
-PEAK = 3  # times as much memory is in use while relevance is computed
 
 
 class Explanation(NamedTuple):
@@ -145,69 +144,69 @@ class Explainer:
         targets = tf.where(self.target < 0, likely, self.target)
         return targets, tf.one_hot(targets, classes, dtype=dtype) - against
 
-    def __call__(self, images, targets=None, against=None):
+    def __call__(self, pictures, targets=None, against=None):
         """Explains one class in each picture.
 
-        images: [n, height, width, channels] of the network's size, uint8, RGB or grey. targets:
-        [n], classes, or -k for the k-th most likely one; None for the most likely one. against: the
-        class to contrast them with, which is then none of the most likely ones; or None. Returns an
-        Explanation in float32 (float64 in that precision).
+        pictures: paths, images of Pillow, or arrays [height, width, channels] of uint8, RGB or
+        grey, of any size; one, or n of them. targets: a class for all pictures, or one for each
+        [n]; -k for the k-th most likely one; None for the most likely one. against: the class to
+        contrast them with, which is then none of the most likely ones; or None. Returns an
+        Explanation of n pictures, in float32 (float64 in that precision).
         """
-        return self.session.run(self.results, self.feed(images, targets, against))
+        return self.session.run(self.results, self.feed(pictures, targets, against))
 
-    def channels(self, images, mask=None, targets=None, against=None):
+    def channels(self, pictures, mask=None, targets=None, against=None):
         """Explains one class in each picture by some channels of a layer (Concept Relevance
         Propagation, Achtibat et al. 2023). Returns Channels; heatmaps only with a mask.
 
         mask: [n, channels]. The backward pass begins anew from the layer's relevance times the
-        mask, and what bypasses the layer is left out. Other arguments are like those of an
-        explanation.
+        mask, and what bypasses the layer is left out. Other arguments: as for an explanation.
         """
-        feed, wanted = self.feed(images, targets, against), self.parts._replace(heatmaps={})
+        feed, wanted = self.feed(pictures, targets, against), self.parts._replace(heatmaps={})
         if mask is not None:
             feed[self.mask], wanted = mask, self.parts
         return self.session.run(wanted, feed)
 
-    def gradient_times_input(self, images, targets=None, against=None):
+    def gradient_times_input(self, pictures, targets=None, against=None):
         """The gradient of the targets' logits, minus that of `against`, times the first layer's
         inputs: [n, height, width, channels], whose channels are those of the first layer.
 
-        Arguments are like those of an explanation.
+        Arguments: as for an explanation.
         """
-        feed = self.feed(images, targets, against)
+        feed = self.feed(pictures, targets, against)
         return self.session.run(self.gradient, feed) * feed[self.pixels]
 
-    def feed(self, images, targets, against):
+    def feed(self, pictures, targets, against):
         """What the graph is fed with to explain pictures. Raises Refused for impossible classes."""
-        n = self.network.count
-        targets = np.full(len(images), -1) if targets is None else np.asarray(targets)
+        pixels, n = self.prepared(pictures), self.network.count
+        targets = np.broadcast_to(-1 if targets is None else targets, len(pixels))
         if (np.clip(targets, -n, n - 1) != targets).any() or against not in (None, *range(n)):
             raise Refused(f'the classes of {self.network.name} are 0 to {n - 1}')
-        return {self.pixels: self.prepared(images),
-                self.target: targets,
-                self.against: np.full(len(images), -1 if against is None else against)}
+        return {self.pixels: pixels, self.target: targets,
+                self.against: np.full(len(pixels), -1 if against is None else against)}
 
-    def classify(self, images, activations=None):
-        """The logits [n, classes] of pictures [n, height, width, channels], uint8.
+    def classify(self, pictures, activations=None):
+        """The logits [n, classes] of pictures, like those to explain.
 
         activations: [n, h, w, channels], used in place of the outputs of the layer that `channels`
         explains; None for its own.
         """
-        feed = {self.pixels: self.prepared(images)}
+        feed = {self.pixels: self.prepared(pictures)}
         if activations is not None:
             feed[self.activation] = activations
         return self.session.run(self.logits, feed)
 
-    def activations(self, images):
+    def activations(self, pictures):
         """The outputs of the layer that `channels` explains, and the gradient of the most likely
         class's logit with respect to them: [n, h, w, channels], [n, h, w, channels]."""
-        return self.session.run([self.activation, self.slope], self.feed(images, None, None))
+        return self.session.run([self.activation, self.slope], self.feed(pictures, None, None))
 
-    def prepared(self, images):
+    def prepared(self, pictures):
         """The first layer's inputs [n, height, width, channels] for pictures, floats."""
-        if images.dtype != np.uint8 or images.shape[1:] != self.network.size:
-            size = ', '.join(map(str, self.network.size))
-            raise Refused(f'pictures must be arrays of uint8, [n, {size}]')
+        if (isinstance(pictures, (str, os.PathLike, Image.Image))
+                or isinstance(pictures, np.ndarray) and pictures.ndim < 4):
+            pictures = [pictures]
+        images = np.stack([seen(picture, self.network.size) for picture in pictures])
         return self.network.preprocess(images.astype(self.pixels.dtype.as_numpy_dtype))
 
     def read(self, name):
@@ -275,13 +274,6 @@ def open_explainer(weights='imagenet', rules=DEFAULT, model=None, preprocessing=
     """
     network = open_network(weights, preprocessing, pictures, model, bgr)
     explainer = Explainer(network, rules, precision, layers, gradient, channels_of)
-    needed = PEAK * explainer.picture_bytes
-    memory = math.inf
-    with contextlib.suppress(AttributeError, OSError, ValueError):  # Windows does not say
-        memory = os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE')
-    if needed > memory:
-        raise Refused(f'{network.path}: one picture of {network.size[0]}x{network.size[1]} takes '
-                      f'about {needed / 1e9:.0f} GB, and this machine has {memory / 1e9:.0f}')
     compared = network.compare(explainer.classify, pictures, precision)
     print(f'{network.title}{"; outputs match Keras" if compared else ""}', flush=True)
     return explainer

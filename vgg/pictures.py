@@ -121,6 +121,21 @@ def squashed(image, size):
     return np.asarray(image if channels == 3 else image.convert('L')).reshape(size)
 
 
+def seen(picture, size):
+    """What a network of this size sees of a picture, uint8: a path, an image of Pillow, or an array
+    [h, w] or [h, w, channels] of uint8, RGB or grey. Raises Refused."""
+    if isinstance(picture, (str, os.PathLike)):
+        return open_picture(picture, size).seen
+    if not isinstance(picture, Image.Image):
+        picture = np.asarray(picture)
+        if picture.dtype != np.uint8 or picture.ndim not in (2, 3):
+            raise Refused(f'an array {list(picture.shape)} of {picture.dtype} is no picture: '
+                          'pictures are [height, width, channels], uint8')
+        picture = Image.fromarray(picture[..., 0] if picture.shape[2:] == (1,) else picture)
+    image, _ = to_rgb(ImageOps.exif_transpose(picture), tags_of(picture))
+    return squashed(image, size)
+
+
 def resized(pixels, height, width):
     """Pixels [h, w, channels], uint8, RGB or grey, at another size, bilinear."""
     image = Image.fromarray(pixels if pixels.shape[-1] == 3 else pixels[..., 0])

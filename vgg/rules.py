@@ -9,7 +9,7 @@ from typing import Callable, NamedTuple
 
 import numpy as np
 
-from common import tf
+from common import Refused, tf
 from model import LINEAR, affine, joined, linear, parts, pool, sent_through, transposed
 
 TINY = 1e-20  # keeps sums of terms >= 0 away from zero, too small to show in any of them
@@ -227,8 +227,13 @@ ONE_SIGN = {zplus, box, wsquare, flat, ALPHA1, ALPHA2}  # share out what raises 
 
 
 def composites_of(rules):
-    """{name: Composite} of names in COMPOSITES, or of such a dictionary."""
-    return dict(rules) if isinstance(rules, dict) else {name: COMPOSITES[name] for name in rules}
+    """{name: Composite} of a name in COMPOSITES, of several, or of such a dictionary."""
+    if isinstance(rules, dict):
+        return rules
+    try:
+        return {name: COMPOSITES[name] for name in ([rules] if isinstance(rules, str) else rules)}
+    except KeyError as error:
+        raise Refused(f'no rule {error}; there are {", ".join(COMPOSITES)}') from None
 
 
 def rule_of(composite, layer):
