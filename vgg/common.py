@@ -7,9 +7,7 @@ import importlib
 import io
 import os
 from pathlib import Path
-import platform
 import secrets
-import subprocess
 import sys
 import tempfile
 import textwrap
@@ -46,22 +44,16 @@ class Stopped(Exception):
 
 @contextlib.contextmanager
 def silence():
-    """Discards standard error: some of TensorFlow's libraries log there whatever the settings.
-
-    Another process reads it, and shows it if this one dies before the zero byte at the end.
-    """
-    code = 'import sys; sys.stderr.buffer.write(sys.stdin.buffer.read().rpartition(b"\\0")[2])'
+    """Discards standard error: some of TensorFlow's libraries log there whatever the settings."""
     sys.stderr.flush()
     stderr = os.dup(2)
-    with subprocess.Popen([sys.executable, '-I', '-S', '-c', code], stdin=subprocess.PIPE,
-                          start_new_session=True) as reader:
-        os.dup2(reader.stdin.fileno(), 2)
-        try:
-            yield
-        finally:
-            os.write(2, b'\0')
-            os.dup2(stderr, 2)
-            os.close(stderr)
+    with open(os.devnull, 'wb') as nowhere:
+        os.dup2(nowhere.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(stderr, 2)
+        os.close(stderr)
 
 
 class Lazy(ModuleType):
@@ -82,17 +74,12 @@ class Lazy(ModuleType):
 tf, keras = Lazy('tensorflow.compat.v1'), Lazy('keras')
 
 
-def open_session(mixed=False):
-    """A session on the default graph. mixed: TensorFlow runs its linear ops in bfloat16.
-
-    On a GPU, memory is taken as needed, and products of float32 keep all their bits.
-    """
+def open_session():
+    """A session on the default graph. On a GPU, memory is taken as needed, and products of float32
+    keep all their bits."""
     config = tf.ConfigProto()
     config.gpu_options.allow_growth = True
-    tf.config.experimental.enable_tensor_float_32_execution(mixed)
-    if mixed:
-        rewriting = config.graph_options.rewrite_options
-        rewriting.auto_mixed_precision_onednn_bfloat16 = rewriting.ON
+    tf.config.experimental.enable_tensor_float_32_execution(False)
     with silence():  # some versions log the first session and its first run
         session = tf.Session(config=config)
         session.run(tf.no_op())
@@ -176,10 +163,9 @@ def precision(text):
     return 'float32'
 
 
-def progress_bar(total, unit, metrics=()):
+def progress_bar(total, unit):
     """Keras's progress bar on a terminal; elsewhere one line at the end."""
-    verbose = 1 if sys.stdout.isatty() else 2
-    return keras.utils.Progbar(total, unit_name=unit, verbose=verbose, stateful_metrics=metrics)
+    return keras.utils.Progbar(total, unit_name=unit, verbose=1 if sys.stdout.isatty() else 2)
 
 
 # Files
@@ -188,36 +174,17 @@ UNFINISHED = '.unfinished-'
 
 
 def make_folder(folder):
-    """Makes the folder for results, and removes what runs that were killed left in it. Raises
-    Refused if nothing can be written there."""
+    """Makes the folder for results, and removes what runs that were killed left in it a day ago.
+    Raises Refused if nothing can be written there."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=folder).close()
-        for path in filter(is_left_over, folder.glob(f'{UNFINISHED}*')):
-            path.unlink(missing_ok=True)
+        for path in folder.glob(f'{UNFINISHED}*'):
+            with contextlib.suppress(FileNotFoundError):  # another run has finished it
+                if path.stat().st_mtime < time.time() - 24 * 3600:
+                    path.unlink()
     except OSError as error:
         raise Refused(f'cannot write to {folder} ({error.strerror})') from None
-
-
-def is_left_over(path):
-    """Whether a file is a day old, or was written by a process of this machine that is dead."""
-    try:
-        if path.stat().st_mtime < time.time() - 24 * 3600:
-            return True
-        host, process, _ = path.name.removeprefix(UNFINISHED).rsplit('-', 2)
-        if host == platform.node() and os.name == 'posix':
-            os.kill(int(process), 0)  # asks only; on Windows it would be a signal
-    except ProcessLookupError:
-        return True
-    except (OSError, OverflowError, ValueError):  # it is gone, another user's, or another file
-        pass
-    return False
-
-
-def unfinished(folder):
-    """Opens a new file in a folder, under a name that no other process uses."""
-    name = f'{UNFINISHED}{platform.node()}-{os.getpid()}-{secrets.token_hex(8)}'
-    return open(folder / name, 'xb')
 
 
 def encoded(save, *arguments, **options):
@@ -228,19 +195,19 @@ def encoded(save, *arguments, **options):
 
 
 def write(path, content, new=False):
-    """Writes bytes or text to a temporary file and renames it: no half-written result is seen.
+    """Writes bytes to a temporary file and renames it: no half-written result is seen.
 
     new: whether nothing may be replaced; FileExistsError if something is there. Raises Refused,
     with the OSError as its cause, if the file cannot be written.
     """
+    temporary = path.with_name(f'{UNFINISHED}{secrets.token_hex(8)}')
     try:
-        with unfinished(path.parent) as file:
-            try:
-                file.write(content if isinstance(content, bytes) else content.encode())
-                file.close()
-                (rename if new else os.replace)(file.name, path)
-            finally:
-                Path(file.name).unlink(missing_ok=True)
+        try:
+            with open(temporary, 'xb') as file:
+                file.write(content)
+            (rename if new else os.replace)(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
     except FileExistsError:
         raise
     except OSError as error:
@@ -251,7 +218,7 @@ def rename(path, new):
     """Renames a file. Raises FileExistsError if there is one of the new name."""
     try:
         os.link(path, new)
-    except (AttributeError, OSError):  # it is there; or no hard links, as on many network drives
+    except OSError:  # it is there; or no hard links, as on many network drives
         if os.path.lexists(new):
             raise FileExistsError from None
         os.rename(path, new)
@@ -259,6 +226,6 @@ def rename(path, new):
 
 def write_report(folder, name, figure, title, table):
     """Writes a table, <name>.txt, and a figure, <name>.png, and prints the table."""
-    write(folder / f'{name}.txt', f'{title}\n{table}\n')
+    write(folder / f'{name}.txt', f'{title}\n{table}\n'.encode())
     write(folder / f'{name}.png', encoded(figure.savefig))
     print(f'{title}\n{table}\nwrote {folder / name}.png and {folder / name}.txt')

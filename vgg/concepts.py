@@ -15,7 +15,6 @@ you.
 """
 from functools import partial
 import itertools
-import operator
 
 import numpy as np
 from PIL import ImageOps
@@ -74,23 +73,17 @@ def seen_in(explainer, among, run, output):
     return sums, failed
 
 
-def examples(explainer, channels, own, seen, among, classes, cmap, size):
-    """For each of the channels, panels (class seen, image) of other pictures than `own`, a digest.
-
-    seen: {digest: relevance [channels]}; among: {digest: path}.
-    """
-    pairs = []
-    for column, channel in enumerate(channels):
-        found = [digest for digest in seen if digest != own and seen[digest][channel] > 0]
-        found.sort(key=lambda digest: -seen[digest][channel])
-        pairs += [(column, digest) for digest in found[:EXAMPLES]]
-    pictures = [open_picture(among[digest], explainer.network.size) for _, digest in pairs]
-    found = traced(explainer, [picture.seen for picture in pictures],
-                   [channels[column] for column, _ in pairs])
-    panels = [[] for _ in channels]
-    for (column, _), picture, target, r, heatmap in zip(pairs, pictures, *found):
+def examples(explainer, channel, own, seen, among, classes, cmap, size):
+    """Panels (class seen, image) of other pictures than `own`, a digest, where a channel has most
+    relevance. seen: {digest: relevance [channels]}; among: {digest: path}."""
+    found = [digest for digest in seen if digest != own and seen[digest][channel] > 0]
+    found.sort(key=lambda digest: -seen[digest][channel])
+    pictures = [open_picture(among[digest], explainer.network.size) for digest in found[:EXAMPLES]]
+    traces = traced(explainer, [picture.seen for picture in pictures], [channel] * len(pictures))
+    panels = []
+    for picture, target, r, heatmap in zip(pictures, *traces):
         over = laid_over(picture.photograph, heatmap, cmap)
-        panels[column].append((classes[target], cut_to(r, over, size)))
+        panels.append((classes[target], cut_to(r, over, size)))
     return panels
 
 
@@ -148,19 +141,20 @@ def explain(explainer, question, seen, among, output, k, job):
     title, whole, bypass, numbers = found_in(explainer, picture.seen, k, question)
     photograph = ImageOps.contain(picture.photograph, (SIDE, SIDE))
     draw = partial(colour, size=photograph.size, cmap=output.cmap)
-    columns = [[(f'{share:.1%}  channel {channel}', draw(r))]
+    columns = [[(f'{share:.1%}  channel {channel}', draw(r)),
+                *examples(explainer, channel, picture.digest, seen, among, question.classes,
+                          output.cmap, photograph.size)]
                for channel, share, r in zip(*numbers.values())]
-    below = examples(explainer, numbers['channels'], picture.digest, seen, among,
-                     question.classes, output.cmap, photograph.size)
     lines = [[(title, photograph), (output.rules[0], draw(whole))],
-             *itertools.zip_longest(*map(operator.add, columns, below))]
+             *itertools.zip_longest(*columns)]
     record, files = record_of(job, picture.digest, output), []
     if output.numbers:
         files.append(encoded(np.savez, record=np.bytes_(as_json(record)), **numbers))
     files.append(jpeg(grid(lines, photograph.size, output.cmap), record, job.path))
     put(job, files, record, output)
     shares = ', '.join(column[0][0] for column in columns)
-    print(f'{job.path}: {title}; {explainer.layer}: {shares}; {bypass:.1%} bypasses it', flush=True)
+    print(f'{job.path}: {title}; {explainer.layer}: {shares}; {bypass:.1%} bypasses it\n'
+          f'wrote {output.files(job.name)[-1]}', flush=True)
 
 
 def found_in(explainer, image, k, question):

@@ -6,7 +6,7 @@
 The page needs no server and no network: open index.html in a browser. Search by name and class,
 sort, choose a rule; a click shows a picture large, with a slider that lays the heatmap over the
 photograph; arrow keys go on to the next, Escape goes back. Pictures that are not results of
-vgg/lrp.py are passed over. results.csv has a line for each picture and target.
+this version of vgg/lrp.py are passed over. results.csv has a line for each picture and target.
 """
 import csv
 import html
@@ -17,8 +17,9 @@ from pathlib import Path
 from urllib.parse import quote
 
 from common import Parser, Refused, make_folder, write
+from heatmaps import record_in
 from pictures import read_file
-from results import record_of_ours
+from results import VERSION
 
 HERE = Path(__file__).resolve().parent
 HEAD = ['result', 'picture', 'weights', 'target', 'class', 'against', 'probability', 'logit']
@@ -28,30 +29,19 @@ OURS = {'index.html': b'of the sheets that vgg/lrp.py draws',
 
 def entries(folder):
     """What the page and the table need of each result in a folder, by name."""
-    found = []
-    for path in sorted(folder.glob('[!.]*.jpg')):
-        try:
-            found.append(entry(path.name, record_of_ours(path.read_bytes(), path)))
-        except (ArithmeticError, AttributeError, LookupError, OSError, TypeError, ValueError):
-            continue  # not a result of vgg/lrp.py
-    return found
+    records = {path: record_in(read_file(path)) for path in sorted(folder.glob('[!.]*.jpg'))}
+    return [entry(path.name, record) for path, record in records.items()
+            if record and record['version'] == VERSION and 'relevance' in record]
 
 
 def entry(name, record):
-    """What the page and the table need of a result. A malformed record raises an error."""
-    paths, against = record['paths'], record['options'].get('against')
-    found = {'file': quote(os.fsencode(name)), 'result': name, 'name': Path(paths['picture']).name,
-             'picture': paths['picture'], 'weights': paths['network'],
-             'against': '' if against is None else str(against),
-             'targets': list(map(int, record['targets'])),
-             'classes': list(map(str, record['classes'])),
-             'probabilities': list(map(float, record['probabilities'])),
-             'logits': list(map(float, record['logits'])), 'rules': list(record['relevance']),
-             'sums': [list(map(float, sums)) for sums in record['relevance'].values()]}
-    columns = [found[key] for key in ('targets', 'classes', 'probabilities', 'logits')]
-    if len(set(map(len, [*columns, *found['sums']]))) > 1:
-        raise ValueError('lists of several lengths')
-    return found
+    """What the page and the table need of a result."""
+    paths, relevance = record['paths'], record['relevance']
+    return {'file': quote(os.fsencode(name)), 'result': name, 'name': Path(paths['picture']).name,
+            'picture': paths['picture'], 'weights': paths['network'],
+            'against': record['options']['against'] or '', 'rules': list(relevance),
+            'sums': list(relevance.values()),
+            **{key: record[key] for key in ('targets', 'classes', 'probabilities', 'logits')}}
 
 
 def as_csv(found):

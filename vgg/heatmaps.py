@@ -4,9 +4,11 @@ files that hold them.
 Each file carries a record in JSON: a JPEG as its comment, a PNG as the text `record`, an .npz as
 the array `record`, its first.
 """
-import io
+import itertools
 import json
+import math
 import os
+import textwrap
 
 import matplotlib
 import numpy as np
@@ -15,13 +17,14 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps, PngImagePlugin
 from common import Refused, encoded
 
 BAR = 44  # pixels above each panel; gallery.html cuts sheets by the same
-COLUMNS, LAYER_COLUMNS = 6, 7  # panels in a line; with VGG's five pooling layers and the pixels
+COLUMNS = 7  # panels in a line, at most
 PERCENTILE = 99.5  # of |relevance| gets the full colour: single pixels must not pale the rest
 GAP = 8  # pixels between panels; gallery.html cuts sheets by the same
 LEAST = 0.4  # of each side of an image, at least, is shown of it
 KEY = 36  # pixels, below the panels, for what the colours mean
 NAME = 100  # letters, at most, of a class in titles and records
 HIGHEST = 65500  # pixels of a JPEG
+KEYS = {'version', 'network', 'options', 'picture', 'paths'}  # of a record
 
 
 def colour(r, size, cmap='seismic'):
@@ -55,15 +58,16 @@ def cut_to(r, image, size):
     return ImageOps.pad(image.crop(box.tolist()), size, color='white')
 
 
-def sheet(photograph, rows, cmap, columns=COLUMNS):
+def sheet(photograph, rows, cmap):
     """The photograph beside its heatmaps. rows: (title, {label: relevance [h, w]}) for each target.
 
-    A row of more panels than columns goes on in the next line.
+    A row of more panels than COLUMNS takes several lines of about the same length.
     """
     lines = []
     for title, heatmaps in rows:
         panels = [(title, photograph)]
         panels += [(label, colour(r, photograph.size, cmap)) for label, r in heatmaps.items()]
+        columns = math.ceil(len(panels) / math.ceil(len(panels) / COLUMNS))
         lines += [panels[start:start + columns] for start in range(0, len(panels), columns)]
     return grid(lines, photograph.size, cmap)
 
@@ -72,23 +76,18 @@ def grid(lines, size, cmap):
     """Lines of panels (label, image) of one size, or None where there is none, above the key."""
     across, down = size[0] + GAP, BAR + size[1] + GAP
     whole = GAP + max(map(len, lines)) * across, len(lines) * down + KEY
+    panels = {(i, j): panel for i, line in enumerate(lines) for j, panel in enumerate(line) if panel}
+    font, texts = fitted({label for label, _ in panels.values()}, size[0], BAR)
     result = Image.new('RGB', whole, 'white')
-    for i, line in enumerate(lines):
-        for j, panel in enumerate(line):
-            if panel:
-                draw_panel(result, *panel, GAP + j * across, i * down + BAR)
+    pen = ImageDraw.Draw(result)
+    for (i, j), (label, image) in panels.items():
+        left, top = GAP + j * across, i * down + BAR
+        result.paste(image, (left, top))
+        pen.rectangle((left, top, left + size[0] - 1, top + size[1] - 1), outline='lightgrey')
+        pen.text((left + size[0] / 2, top - BAR / 2), texts[label], 'black', font, anchor='mm',
+                 align='center', spacing=1)
     result.paste(key(result.width, cmap), (0, result.height - KEY))
     return result
-
-
-def draw_panel(result, label, image, left, top):
-    """Draws an image on the sheet, with its label above it."""
-    pen, (text, font) = ImageDraw.Draw(result), fitted(label, image.width)
-    result.paste(image, (left, top))
-    pen.text((left + image.width / 2, top - BAR / 2), text, 'black', font, anchor='mm',
-             align='center', spacing=1)
-    corner = left + image.width - 1, top + image.height - 1
-    pen.rectangle((left, top, *corner), outline='lightgrey')
 
 
 def coloured(values, cmap='seismic'):
@@ -97,17 +96,16 @@ def coloured(values, cmap='seismic'):
     return colours(0.5 + 0.5 * values, bytes=True)[..., :3]
 
 
-def fitted(text, width, lines=2):
-    """The text, broken where one line would be small, and the largest font in which it fits."""
-    words = text.split(' ')
-    breaks = [(' '.join(words[:i]), ' '.join(words[i:])) for i in range(1, len(words))]
-    halves = '\n'.join(min(breaks, key=lambda pair: max(map(len, pair)), default=[text]))
+def fitted(texts, width, height):
+    """The largest font in which all texts fit, and how each is broken into lines: {text: text}."""
     file = os.path.join(matplotlib.get_data_path(), 'fonts', 'ttf', 'DejaVuSans.ttf')
     for size in range(24, 7, -1):
-        shown, font = text if lines == 1 or size > 17 else halves, ImageFont.truetype(file, size)
-        if max(map(font.getlength, shown.split('\n'))) <= width:
+        font, letters = ImageFont.truetype(file, size), int(width / (0.55 * size))
+        lines = {text: textwrap.wrap(text, letters, break_long_words=size == 8) for text in texts}
+        widest = max(font.getlength(line) for line in itertools.chain(*lines.values()))
+        if widest <= width and max(map(len, lines.values())) * 1.25 * size <= height:
             break
-    return shown, font
+    return font, {text: '\n'.join(each) for text, each in lines.items()}
 
 
 def key(width, cmap='seismic'):
@@ -115,7 +113,8 @@ def key(width, cmap='seismic'):
     strip = Image.new('RGB', (width, KEY), 'white')
     pen, bar = ImageDraw.Draw(strip), min(160, width // 4)
     left, right = 'against', 'for the class; each heatmap has its own scale'
-    _, font = fitted(f'{left} {right}', width - bar - 6 * GAP, lines=1)
+    one_line = f'{left} {right}'.replace(' ', '\N{NO-BREAK SPACE}')
+    font, _ = fitted([one_line], width - bar - 6 * GAP, KEY)
     start = GAP + round(font.getlength(left)) + GAP
     colours = coloured(np.tile(np.linspace(-1, 1, bar), (KEY - 2 * GAP, 1)), cmap)
     strip.paste(Image.fromarray(colours), (start, GAP))
@@ -125,12 +124,12 @@ def key(width, cmap='seismic'):
     return strip
 
 
-def add_key(figure, axes, size=10):
-    """The same in a figure of matplotlib, below these axes, in letters of this size."""
+def add_key(figure, axes):
+    """The same in a figure of matplotlib, below these axes."""
     scale = matplotlib.cm.ScalarMappable(matplotlib.colors.Normalize(-1, 1), 'seismic')
     bar = figure.colorbar(scale, ax=axes, location='bottom', shrink=0.4, aspect=30, pad=0.02)
     bar.set_ticks([-1, 0, 1], labels=['against the class', '0', 'for the class'])
-    bar.ax.tick_params(length=0, labelsize=size)
+    bar.ax.tick_params(length=0, labelsize=10)
 
 
 # Words
@@ -148,26 +147,24 @@ def sums_in_words(result, one_sign, against):
     start from |logit|. In a contrast they take off as much as they gave; the others start from the
     difference of the two logits.
     """
-    logit, words = float(result.logits[result.targets]), ('sum R / logit', 'sum R / |logit|')
-    start, contrast = logit, against is not None
+    logit, contrast = float(result.logits[result.targets]), against is not None
+    signed, single, start = 'sum R / logit', 'sum R / |logit|', logit
     if contrast:
         start -= float(result.logits[against])
-        words = (f'sum R / difference of logits {start:.3f}', 'sum R / |logit|, 0 in a contrast')
-    starts = {rule: abs(logit) if rule in one_sign else start for rule in result.relevance}
-    shares = {rule: r.sum(dtype=np.float64) / starts[rule] for rule, r in result.relevance.items()
-              if starts[rule]}
-    said = [f'logit {logit:.3f}']
-    for kind, single in zip(words, (False, True)):
-        parts = [f'{rule} {round(share, 4) + 0.0:.4f}' for rule, share in shares.items()
-                 if (rule in one_sign) == single]
-        said += [f'{kind}: {", ".join(parts)}'] if parts else []
-    empty = [rule for rule, r in result.relevance.items() if not r.any()]
-    lost = [rule for rule, share in shares.items() if abs(share) < 0.1 and rule not in empty
-            and not (contrast and rule in one_sign)]
-    notes = {'biases took over nine tenths of the relevance': lost,
-             'the heatmap is zero everywhere': empty}
-    said += [f'{note}: {", ".join(rules)}' for note, rules in notes.items() if rules]
-    return '; '.join(said)
+        signed, single = f'sum R / difference of logits {start:.3f}', f'{single}, 0 in a contrast'
+    lost, empty = 'biases took over nine tenths of the relevance', 'the heatmap is zero everywhere'
+    said = {words: [] for words in (signed, single, lost, empty)}
+    for rule, r in result.relevance.items():
+        words, first = (single, abs(logit)) if rule in one_sign else (signed, start)
+        share = r.sum(dtype=np.float64) / first if first else 1
+        if first:
+            said[words].append(f'{rule} {round(share, 4) + 0.0:.4f}')
+        if not r.any():
+            said[empty].append(rule)
+        elif abs(share) < 0.1 and not (contrast and rule in one_sign):
+            said[lost].append(rule)
+    return '; '.join([f'logit {logit:.3f}', *(f'{words}: {", ".join(of)}'
+                                              for words, of in said.items() if of)])
 
 
 # Files
@@ -203,14 +200,11 @@ def as_json(record):
     return json.dumps(record, separators=(',', ':'))
 
 
-def record_in(content, suffix):
-    """The record in the content of a file, as JSON has it; None if there is none."""
+def record_in(content):
+    """The record in the content of one of our files, which begins with it; None in any other."""
+    start = max(0, content.find(b'{"', 0, 300))
     try:
-        if suffix == '.npz':
-            name, extra = np.frombuffer(content, '<u2', 2, offset=26).tolist()
-            first = io.BytesIO(content[30 + name + extra:])  # behind the head of a zip's member
-            return json.loads(np.lib.format.read_array(first).item())
-        with Image.open(io.BytesIO(content), formats=['JPEG', 'PNG']) as image:
-            return json.loads(image.info['record' if image.format == 'PNG' else 'comment'])
-    except Exception:  # whatever else may stand there
+        record, _ = json.JSONDecoder().raw_decode(content[start:start + 2 ** 16].decode('latin-1'))
+    except (RecursionError, ValueError):
         return None
+    return record if isinstance(record, dict) and record.keys() >= KEYS else None

@@ -4,25 +4,29 @@ import hashlib
 import io
 import os
 from pathlib import Path
+import re
 import sys
 from typing import NamedTuple
 import warnings
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL.ExifTags import Base as Tag
 
 from common import Refused, collected
 
 HEIGHT = 288  # pixels, of a photograph as it is drawn
 Image.MAX_IMAGE_PIXELS = 250_000_000  # Pillow refuses pictures of twice as many
 BY_OTHERS = {'EPS'}  # formats that Pillow gives to other programs, here Ghostscript
-BITS, COMPRESSION, WHITE_IS_ZERO, PLANES = 258, 259, 262, 284  # tags of TIFF
-LARGEST, SAMPLE_FORMAT = 281, 339
-TIFF = ('a TIFF whose channels or bits Pillow does not read, such as 16 bits with alpha or colours '
-        'in floats; export it with 8 bits')
-UNREADABLE = {  # kinds of files that Pillow knows only in part, by how they start
-    b'ftyphei': 'HEIC, as phones write it; export it as JPEG',
-    b'ftypmif': 'HEIF, as phones write it; export it as JPEG', b'II*': TIFF, b'MM\0': TIFF}
+UNREADABLE = {  # how files begin that Pillow does not know, or only in part, and what they are
+    b'....ftyp(hei|hev|mif|msf)': 'HEIC, as phones write it; export it as JPEG',
+    b'II[*]|MM\0': 'a TIFF whose channels or bits Pillow does not read, such as 16 bits with alpha '
+                  'or colours in floats; export it with 8 bits',
+    b'.{128}DICM': 'DICOM; export it as PNG',
+    b'\xff\x0a|\0\0\0\x0cJXL': 'JPEG XL; export it as JPEG',
+    b'%PDF': 'PDF; export the page as PNG',
+    b'.*(<!doctype html|<html)': 'HTML, a web page; save the picture itself',
+    b'.*<svg': 'SVG; export it as PNG'}
 
 
 def picture_paths(arguments):
@@ -52,10 +56,7 @@ def picture_paths(arguments):
 def read_list(argument):
     """The paths in a list, @file or '-'. Names may be in any encoding."""
     source = 'standard input' if argument == '-' else argument[1:]
-    try:
-        content = sys.stdin.buffer.read() if argument == '-' else Path(source).read_bytes()
-    except OSError:
-        raise Refused(f'{source} is not a readable list of paths') from None
+    content = sys.stdin.buffer.read() if argument == '-' else read_file(source)
     lines = content.decode('utf-8-sig', 'surrogateescape').split('\n')
     paths = [line.strip() for line in lines if line.strip()]
     if not paths or b'\0' in content:
@@ -64,7 +65,8 @@ def read_list(argument):
 
 
 def in_folder(folder):
-    """The files in a folder that are pictures by their names. Raises Refused if there are none."""
+    """The files in a folder that are pictures by their names; says if folders in it are left out.
+    Raises Refused if there are no pictures."""
     forms = Image.registered_extensions().items()
     endings = {ending for ending, form in forms if form in Image.OPEN and form not in BY_OTHERS}
     endings -= {'.h5', '.hdf'}
@@ -73,10 +75,12 @@ def in_folder(folder):
     except OSError as error:
         raise Refused(f'{folder} cannot be read ({error.strerror})') from None
     paths = [str(path) for path in inside if path.suffix.lower() in endings]
+    folders = sum(path.is_dir() for path in inside)
     if not paths:
-        folders = sum(path.is_dir() for path in inside)
         hint = f', but {folders} folders; name those: {folder}/*' if folders else ''
         raise Refused(f'{folder}: no pictures in this folder{hint}')
+    if folders:
+        print(f'{folder}: without the {folders} folders inside', file=sys.stderr)
     return sorted(paths)
 
 
@@ -116,8 +120,7 @@ def open_pictures(paths, size):
 def squashed(image, size):
     """What a network of this size sees of an image: all of it, resized bilinearly, uint8."""
     height, width, channels = size
-    if image.size != (width, height):
-        image = image.resize((width, height), Image.Resampling.BILINEAR)
+    image = image.resize((width, height), Image.Resampling.BILINEAR)
     return np.asarray(image if channels == 3 else image.convert('L')).reshape(size)
 
 
@@ -138,22 +141,19 @@ def seen(picture, size):
 
 def resized(pixels, height, width):
     """Pixels [h, w, channels], uint8, RGB or grey, at another size, bilinear."""
-    image = Image.fromarray(pixels if pixels.shape[-1] == 3 else pixels[..., 0])
-    image = image.resize((width, height), Image.Resampling.BILINEAR)
-    return np.asarray(image).reshape(height, width, -1)
+    channels = pixels.shape[-1]
+    image = Image.fromarray(pixels if channels == 3 else pixels[..., 0])
+    return squashed(image, (height, width, channels))
 
 
 def read_file(path):
     """The content of a picture's file. Raises Refused if the system cannot read it."""
-    if not os.path.isfile(path):
-        kind = 'a folder' if os.path.isdir(path) else 'not a regular file'
-        kind = kind if os.path.exists(path) else 'no such file'
-        kind = 'a web address; download the picture first' if '://' in str(path) else kind
-        raise Refused(f'{path}: {kind}')
     try:
         return Path(path).read_bytes()
     except OSError as error:
-        raise Refused(f'{path} cannot be read ({error.strerror})') from error
+        web = '://' in str(path)
+        reason = 'a web address: download the picture first' if web else error.strerror
+        raise Refused(f'{path} cannot be read ({reason})') from error
 
 
 def digest_of(content):
@@ -176,22 +176,17 @@ def decoded(path, content):
     except Exception as error:  # Pillow raises of all kinds
         reason = error
         if isinstance(error, UnidentifiedImageError):
-            reason = kind_of_unread(content) or 'of no format that Pillow decodes'
+            reason = next((kind for start, kind in UNREADABLE.items()
+                           if re.match(start, content[:1000], re.DOTALL | re.IGNORECASE)),
+                          'of no format that Pillow decodes')
         raise Refused(f'{path}: not a picture that can be read ({reason})') from None
-
-
-def kind_of_unread(content):
-    """What a file is that Pillow knows only in part, and what to do; None for others."""
-    head = content[:12]
-    return next((kind for start, kind in UNREADABLE.items()
-                 if head.startswith(start) or head[4:].startswith(start)), None)
 
 
 def tags_of(image):
     """The tags of a TIFF file; {} for other files. Raises ValueError for what is read wrongly."""
     tags = dict(getattr(image, 'tag_v2', {}))
-    bits, layout = tags.get(BITS, (1,)), (tags.get(PLANES), tags.get(COMPRESSION))
-    if len(bits) > 1 and max(bits) > 8 and layout == (2, 1):
+    bits, planes = tags.get(Tag.BitsPerSample, (1,)), tags.get(Tag.PlanarConfiguration) == 2
+    if len(bits) > 1 and max(bits) > 8 and planes and tags.get(Tag.Compression) == 1:
         raise ValueError('colours of 16 bits, one plane after another; export it with 8 bits')
     return tags
 
@@ -218,8 +213,8 @@ def grey_to_8_bits(values, tags):
     is the end of the narrowest of these ranges that holds all values. Where there are negative
     values, the smallest is black and the largest white.
     """
-    signed = tags.get(SAMPLE_FORMAT, (1,))[0] == 2
-    if values.dtype == np.int32 and tags.get(BITS) == (32,) and not signed:
+    signed = tags.get(Tag.SampleFormat, (1,))[0] == 2
+    if values.dtype == np.int32 and tags.get(Tag.BitsPerSample) == (32,) and not signed:
         values = values.view(np.uint32)
     low, high = float(values.min()), float(values.max())
     if not np.isfinite([low, high]).all():
@@ -231,13 +226,13 @@ def grey_to_8_bits(values, tags):
         white, note = white_of(values, tags, signed, high)
     steps = np.clip(np.asarray(values, np.float32), black, white) - np.float32(black)
     grey = np.uint8(255 * steps / np.float32((white - black) or 1))
-    return 255 - grey if tags.get(WHITE_IS_ZERO) == 0 else grey, note
+    return 255 - grey if tags.get(Tag.PhotometricInterpretation) == 0 else grey, note
 
 
 def white_of(values, tags, signed, high):
     """The value of white in grey of more than 8 bits, and a note on what it was taken from."""
-    bits = tags.get(BITS, (16,))[0]
-    stated = tags.get(LARGEST, None if bits in (16, 32) else 2 ** bits - 1)
+    bits = tags.get(Tag.BitsPerSample, (16,))[0]
+    stated = tags.get(Tag.MaxSampleValue, None if bits in (16, 32) else 2 ** bits - 1)
     if stated is not None:
         white, reason = np.max(stated), 'as the file says'
     else:

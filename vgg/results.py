@@ -14,17 +14,13 @@ from PIL import Image
 
 from common import Refused, write
 from heatmaps import (
-    LAYER_COLUMNS, NAME, colour, jpeg, laid_over, numbers, png, record_in, sheet, sums_in_words,
-    title_of)
+    NAME, colour, jpeg, laid_over, numbers, png, record_in, sheet, sums_in_words, title_of)
 from networks.network import Network
 from pictures import decoded, digest_of, read_file
 
-VERSION = 5  # of what is computed and drawn: results of another version are made again
+VERSION = 6  # of what is computed and drawn: results of another version are made again
 SIDE = 4096  # pixels, at most, of a photograph under a heatmap
-SHAPES = {  # how a whole file begins; how long its end is, and how that begins
-    '.jpg': (b'\xff\xd8', 2, b'\xff\xd9'), '.png': (b'\x89PNG', 12, b'\0\0\0\0IEND'),
-    '.npz': (b'PK\3\4', 22, b'PK\5\6')}
-KEYS = {'version', 'network', 'options', 'picture', 'paths'}  # of a record
+ENDS = {'.jpg': (2, b'\xff\xd9'), '.png': (8, b'IEND'), '.npz': (22, b'PK\5\6')}  # of whole files
 
 
 class Job(NamedTuple):
@@ -93,8 +89,7 @@ def result_names(paths, endings):
 def shortened(name, limit=180):
     """The name as any file system can hold it, with all that is appended."""
     name = re.sub(r'[<>:"|?*\\]', '_', name)  # Windows has no such names
-    sizes = itertools.accumulate(len(os.fsencode(letter)) for letter in name)
-    return name[:sum(size <= limit for size in sizes)]
+    return os.fsencode(name)[:limit].decode('utf-8', 'replace')
 
 
 # Whose a file is, and what is done
@@ -105,37 +100,26 @@ def what_is_wrong(job, output):
     if not any(map(os.path.lexists, output.files(job.name))):
         return job, ''
     wanted = record_of(job, digest_of(read_file(job.path)), output)
-    wrong = [difference(found, wanted) for found in standing(job, wanted, output)]
+    wrong = [difference(look(job, file, wanted, output), wanted)
+             for file in output.files(job.name)]
     return job, '' if output.overwrite else next(filter(None, reversed(wrong)), None)
 
 
 def difference(found, wanted):
     """Why a file is made again, in words; None if it is not. found: its record, as by `look`."""
-    if not found:
-        return 'incomplete'
-    for name, words in [('version', 'by another version of this script'),
-                        ('network', f'with another network, {found["paths"]["network"]}'),
-                        ('options', 'with other options'),
-                        ('picture', 'from an earlier version of the picture')]:
-        if found[name] != wanted[name]:
-            return f'made {words}'
-    return None if found['whole'] else 'incomplete'
+    names = ('version', 'network', 'options', 'picture')
+    changed = [name for name in names if found and found[name] != wanted[name]]
+    if changed:
+        return f'{" and ".join(changed)} changed'
+    return None if found and found['whole'] else 'incomplete'
 
 
-def standing(job, wanted, output):
-    """What `look` finds in place of each of a picture's files."""
-    files = output.files(job.name)
-    jpg = look(job, files[-1], wanted, output)
-    return [look(job, file, wanted, output, jpg) for file in files]
-
-
-def look(job, file, wanted, output, jpg=None):
+def look(job, file, wanted, output):
     """The record of a file that is ours, with `whole`: whether it ends where it should. {} if it is
     empty; None if there is none.
 
-    jpg: the record of the JPG, if it is ours. It counts for another file of the picture that is cut
-    short or was written by an older version, and so has no record. Raises Refused if the file is
-    not ours, or the result of another picture: of other content at another path.
+    Raises Refused if the file is not ours, or the result of another picture: of other content at
+    another path.
     """
     try:
         content = b'a link' if os.path.islink(file) else file.read_bytes()
@@ -145,10 +129,7 @@ def look(job, file, wanted, output, jpg=None):
         raise Refused(f'{job.path}: {file} cannot be read ({error.strerror})') from error
     if not content:
         return {}
-    start, length, end = SHAPES[file.suffix]
-    record, whole = record_of_ours(content, file), content[-length:].startswith(end)
-    if not record and jpg and content.startswith(start):
-        record, whole = jpg if jpg['version'] != VERSION or not whole else None, False
+    record, (length, end) = record_in(content), ENDS[file.suffix]
     if not record:
         raise Refused(f'{job.path}: {file} is not a result of this script: delete it, or choose '
                       'another --results')
@@ -157,23 +138,7 @@ def look(job, file, wanted, output, jpg=None):
         other = os.path.normpath(output.folder / path)
         raise Refused(f'{job.path}: {file} is the result of {other}: delete it, choose another '
                       '--results, or --overwrite')
-    return {**record, 'whole': whole}
-
-
-def record_of_ours(content, file):
-    """The record in a file of this content, as they are today; None if there is none of ours."""
-    record = record_in(content, file.suffix)
-    try:
-        if 'stamp' in record:  # it is of the version before
-            paths = {'picture': relative(record['picture'], file.parent),
-                     'network': record['weights']}
-            record = {**record, 'picture': record['stamp'][1], 'network': record['digest'],
-                      'paths': paths}
-        texts = record['paths']['picture'], record['paths']['network']
-        ours = record.keys() >= KEYS and all(isinstance(text, str) for text in texts)
-        return record if ours else None
-    except (AttributeError, LookupError, TypeError):
-        return None
+    return {**record, 'whole': content[-length:].startswith(end)}
 
 
 def record_of(job, digest, output):
@@ -216,12 +181,11 @@ def save(job, picture, results, question, output):
 
 
 def put(job, files, record, output):
-    """Writes a picture's files, of these contents, the JPG last. Deletes the old JPG first, and
-    every file that is not whole: without the JPG it would not be known to be ours."""
+    """Writes a picture's files, of these contents, the JPG last. Deletes the old JPG first."""
     paths = output.files(job.name)
-    for path, found in zip(paths, standing(job, record, output)):
-        if found is not None and (path == paths[-1] or not found.get('whole')):
-            path.unlink(missing_ok=True)
+    *_, jpg = [look(job, path, record, output) for path in paths]
+    if jpg is not None:
+        paths[-1].unlink(missing_ok=True)
     for path, content in zip(paths, files):
         while True:
             there = look(job, path, record, output)  # by now
@@ -257,6 +221,5 @@ def contents(job, picture, results, titles, record, told, output):
     if output.layers:
         rows = [(f'{title}, {rule}', result.layers[rule])
                 for title, result in zip(titles, results) for rule in output.rules]
-        image = sheet(picture.photograph, rows, output.cmap, LAYER_COLUMNS)
-        yield jpeg(image, record, job.path)
+        yield jpeg(sheet(picture.photograph, rows, output.cmap), record, job.path)
     yield jpeg(sheet(picture.photograph, list(zip(titles, maps)), output.cmap), told, job.path)

@@ -106,7 +106,7 @@ def left(jobs, output):
         hint = '' if todo else ' (--overwrite explains them again)'
         print(f'{len(found) - len(todo)} done before, {len(todo)} to do{hint}', flush=True)
     for reason, number in Counter(reason for _, reason in found if reason).items():
-        print(f'{number} to make again: {"it was" if number == 1 else "they were"} {reason}')
+        print(f'{number} to make again: {reason}')
     return todo, refused
 
 
@@ -179,7 +179,7 @@ class Stop:
 
     def __enter__(self):
         self.before = {number: signal.signal(number, self.note)
-                       for number in {signal.SIGINT, getattr(signal, 'SIGTERM', signal.SIGINT)}}
+                       for number in (signal.SIGINT, signal.SIGTERM)}
         return self
 
     def note(self, number, frame):
