@@ -38,10 +38,6 @@ def collected(calls):
     return values, failed
 
 
-class Stopped(Exception):
-    """A signal ended the work. Arguments: the exit status, and lines to print."""
-
-
 @contextlib.contextmanager
 def silence():
     """Discards standard error: some of TensorFlow's libraries log there whatever the settings."""
@@ -105,7 +101,7 @@ class Parser(argparse.ArgumentParser):
         """Runs job(args) for the arguments argv (default: the command line's), and exits.
 
         The job may return a line for each input that failed. Exit status: 0, 1 if inputs failed, 2
-        if the command was refused, 128 + signal if stopped.
+        if the command was refused, 130 if stopped by Ctrl-C.
         """
         with contextlib.suppress(AttributeError):  # a notebook's output takes any letter
             sys.stdout.reconfigure(errors='backslashreplace')
@@ -115,10 +111,8 @@ class Parser(argparse.ArgumentParser):
             sys.stdout.flush()
         except Refused as error:
             self.error(str(error))
-        except Stopped as error:
-            self.end(*error.args)
         except KeyboardInterrupt:
-            self.end(130, ['stopped'])
+            self.end(130, ['stopped; what is written stays'])
         except BrokenPipeError:  # the reader of our output has gone
             os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
             self.exit(141)

@@ -10,9 +10,9 @@ The heatmaps of all channels add up to the whole one, less what bypasses the lay
 
 Writes results/<name>_concepts.jpg: the photograph and its heatmap, and a column for each channel:
 its heatmap with its share of the layer's relevance, and three other pictures in which it has most
-relevance for the class seen there, cropped to the part that has it. Naming the channel is up to
-you.
+relevance for the class seen there, cropped to the part that has it. You name the channels.
 """
+import contextlib
 from functools import partial
 import itertools
 
@@ -24,11 +24,10 @@ from explainer import LAST, open_explainer
 from heatmaps import as_json, colour, cut_to, grid, jpeg, laid_over, title_of
 from lrp import add_options, question_of, run_of
 from networks.network import BUNDLED, weight_file
-from pictures import digest_of, open_picture, open_pictures, picture_paths, read_file
+from pictures import digest_of, open_picture, picture_paths, read_file
 from results import Job, Output, difference, look, put, record_of, result_names, shortened
 from run import HERE, left
 
-RULES = ['epsilon-gamma-box']
 SAME = ['preprocessing', 'bgr', 'precision', 'rule', 'among']  # options that count for examples
 EXAMPLES = 3  # below each channel
 SIDE = 256  # pixels of a panel, at most
@@ -47,11 +46,9 @@ def traced(explainer, images, chosen, target=(-1,), against=None):
     return [list(each) for each in zip(*found)]
 
 
-# Examples in other pictures
-
 def seen_in(explainer, among, run, output):
     """The relevance of all channels in pictures {digest: path}, for the class seen in each:
-    {digest: [channels]}, kept in a file; and a line for each picture that cannot be read."""
+    {digest: [channels]}, kept in a file. Pictures that cannot be read are left out."""
     file = output.folder / f'channels_{shortened(explainer.layer).replace("/", "_")}.npz'
     options = {'layer': explainer.layer, **{name: run['options'][name] for name in SAME}}
     wanted = {**run, 'options': options, 'picture': options['among'],
@@ -59,18 +56,17 @@ def seen_in(explainer, among, run, output):
     there = look(Job('', '--among'), file, wanted, output)
     if there and not difference(there, wanted):
         with np.load(file) as kept:
-            return dict(zip(kept['pictures'].tolist(), kept['relevance'])), []
-    sums, failed, bar = {}, [], progress_bar(len(among), 'picture')
+            return dict(zip(kept['pictures'].tolist(), kept['relevance']))
+    sums, bar = {}, progress_bar(len(among), 'picture')
     for digest, path in among.items():
-        pictures, unread = open_pictures([path], explainer.network.size)
-        for picture in pictures:
+        with contextlib.suppress(Refused):
+            picture = open_picture(path, explainer.network.size)
             maps, = explainer.channels(picture.seen[None]).maps.values()
             sums[digest] = maps[0].sum((0, 1))
-        failed += unread
         bar.add(1)
     write(file, encoded(np.savez, record=np.bytes_(as_json(wanted)), pictures=list(sums),
                         relevance=list(sums.values())))
-    return sums, failed
+    return sums
 
 
 def examples(explainer, channel, own, seen, among, classes, cmap, size):
@@ -86,8 +82,6 @@ def examples(explainer, channel, own, seen, among, classes, cmap, size):
         panels.append((classes[target], cut_to(r, over, size)))
     return panels
 
-
-# The command
 
 def concepts(args):
     """Explains the pictures named on the command line. Returns a line for each that failed."""
@@ -112,27 +106,29 @@ def concepts(args):
         question = question_of(args, explainer)
         if args.against and question.one_sign:
             raise Refused(f'--against: the relevance by {args.rule[0]} adds up to 0')
-        seen, unread = seen_in(explainer, among, run, output)
+        seen = seen_in(explainer, among, run, output)
         show = partial(explain, explainer, question, seen, among, output, args.channels)
-        failed += unread + collected([partial(show, job) for job in jobs])[1]
+        failed += collected([partial(show, job) for job in jobs])[1]
     return failed + refused
 
 
 def show_layers(explainer):
     """Prints the layers with maps."""
     for name, (height, width, channels) in explainer.shapes.items():
-        note = ', the default' if name == explainer.layer else ''
-        if name not in explainer.passed:
-            note = ', some relevance bypasses it'
-        print(f'{name}: {height}x{width}, {channels} channels{note}')
+        default = ', the default' if name == explainer.layer else ''
+        bypassed = '' if name in explainer.passed else ', some relevance bypasses it'
+        print(f'{name}: {height}x{width}, {channels} channels{default}{bypassed}')
 
 
 def among_of(args, paths):
     """{digest: path} of the pictures that examples are taken from."""
     if args.among or args.weights in BUNDLED:
         paths, _ = picture_paths([args.among or str(HERE / 'images')])
-    contents, _ = collected([partial(read_file, path) for path in paths])
-    return {digest_of(content): path for content, path in zip(contents, paths)}
+    among = {}
+    for path in paths:
+        with contextlib.suppress(Refused):
+            among[digest_of(read_file(path))] = path
+    return among
 
 
 def explain(explainer, question, seen, among, output, k, job):
@@ -147,11 +143,10 @@ def explain(explainer, question, seen, among, output, k, job):
                for channel, share, r in zip(*numbers.values())]
     lines = [[(title, photograph), (output.rules[0], draw(whole))],
              *itertools.zip_longest(*columns)]
-    record, files = record_of(job, picture.digest, output), []
-    if output.numbers:
-        files.append(encoded(np.savez, record=np.bytes_(as_json(record)), **numbers))
-    files.append(jpeg(grid(lines, photograph.size, output.cmap), record, job.path))
-    put(job, files, record, output)
+    record = record_of(job, picture.digest, output)
+    image = jpeg(grid(lines, photograph.size, output.cmap), record, job.path)
+    arrays = encoded(np.savez, record=np.bytes_(as_json(record)), **numbers)
+    put(job, [arrays, image] if output.numbers else [image], record, output)
     shares = ', '.join(column[0][0] for column in columns)
     print(f'{job.path}: {title}; {explainer.layer}: {shares}; {bypass:.1%} bypasses it\n'
           f'wrote {output.files(job.name)[-1]}', flush=True)
@@ -180,7 +175,7 @@ def found_in(explainer, image, k, question):
 
 def main(argv=None):
     parser = Parser(__doc__)
-    what, _, _ = add_options(parser, RULES)
+    what, _, _ = add_options(parser, ['epsilon-gamma-box'])
     what.add_argument('--layer', default=LAST, metavar='NAME',
                       help='list: print all (default: the last one with maps wide enough)')
     what.add_argument('--channels', type=count, default=5, metavar='N', help='default: 5')

@@ -1,7 +1,9 @@
 """Pictures in: paths from the command line; any file that Pillow opens as a network's input."""
+import contextlib
 from functools import partial
 import hashlib
 import io
+import itertools
 import os
 from pathlib import Path
 import re
@@ -17,7 +19,7 @@ from common import Refused, collected
 
 HEIGHT = 288  # pixels, of a photograph as it is drawn
 Image.MAX_IMAGE_PIXELS = 250_000_000  # Pillow refuses pictures of twice as many
-BY_OTHERS = {'EPS'}  # formats that Pillow gives to other programs, here Ghostscript
+BY_OTHERS = {'EPS', 'HDF5'}  # formats that Pillow gives to other programs, such as Ghostscript
 UNREADABLE = {  # how files begin that Pillow does not know, or only in part, and what they are
     b'....ftyp(hei|hev|mif|msf)': 'HEIC, as phones write it; export it as JPEG',
     b'II[*]|MM\0': 'a TIFF whose channels or bits Pillow does not read, such as 16 bits with alpha '
@@ -41,13 +43,12 @@ def picture_paths(arguments):
             raise Refused(f'{argument} is a network: name it with --weights {argument}')
         if argument == '-' or argument.startswith('@'):
             paths += read_list(argument)
-        elif not os.path.isdir(argument):
-            paths.append(argument)
+        elif os.path.isdir(argument):
+            inside, refused = collected([partial(in_folder, Path(argument))])
+            paths += itertools.chain(*inside)
+            failed += refused
         else:
-            try:
-                paths += in_folder(Path(argument))
-            except Refused as error:
-                failed.append(str(error))
+            paths.append(argument)
     if not paths:
         raise Refused(failed[0])
     return paths, failed
@@ -69,7 +70,6 @@ def in_folder(folder):
     Raises Refused if there are no pictures."""
     forms = Image.registered_extensions().items()
     endings = {ending for ending, form in forms if form in Image.OPEN and form not in BY_OTHERS}
-    endings -= {'.h5', '.hdf'}
     try:
         inside = [path for path in folder.iterdir() if not path.name.startswith('.')]
     except OSError as error:
@@ -105,10 +105,8 @@ def open_picture(path, size):
 def first_picture(paths, size):
     """{path: what the network sees} of the first picture that can be read, or of none."""
     for path in paths:
-        try:
+        with contextlib.suppress(Refused):
             return {str(path): open_picture(path, size).seen}
-        except Refused:
-            continue
     return {}
 
 
@@ -199,10 +197,8 @@ def to_rgb(image, tags):
             grey[np.asarray(image) == image.info['transparency']] = 255
         return Image.fromarray(grey).convert('RGB'), note
     if image.has_transparency_data:
-        image = image.convert('RGBA')
         paper = Image.new('RGBA', image.size, 'white')
-        paper.alpha_composite(image)
-        image = paper
+        image = Image.alpha_composite(paper, image.convert('RGBA'))
     return image.convert('RGB'), ''
 
 

@@ -9,11 +9,10 @@ from functools import partial
 import itertools
 import os
 from pathlib import Path
-import signal
 
 import numpy as np
 
-from common import Refused, Stopped, collected, count, one_line, precision, tf
+from common import Refused, collected, count, one_line, precision, tf
 from model import DEPTHS
 from networks.preprocessing import MODES
 from pictures import open_picture
@@ -114,12 +113,12 @@ def explain_pictures(explainer, jobs, question, output, failed, batch_size=None)
     """Explains pictures (Jobs) and writes their results. Returns how many.
 
     Prints a line for each target of a picture, and adds one to `failed` for each picture that
-    fails. Raises Stopped after an interruption, once the running batch is written.
+    fails.
     """
     size = batch_size or explainer.batch_size
     batches = [jobs[i:i + size] for i in range(0, len(jobs), size)]
     explained, drawing = 0, []
-    with ThreadPoolExecutor(1) as decoder, ThreadPoolExecutor(1) as painter, Stop() as stop:
+    with ThreadPoolExecutor(1) as decoder, ThreadPoolExecutor(1) as painter:
         for batch in read_ahead(decoder, batches, explainer.network.size):
             opened, unread = collected([task.result for task in batch])
             results = explanations(explainer, [picture.seen for _, picture in opened], question)
@@ -127,13 +126,7 @@ def explain_pictures(explainer, jobs, question, output, failed, batch_size=None)
             failed += unread
             drawing = [painter.submit(save, *each, result, question, output)
                        for each, result in zip(opened, results)]
-            if stop.number:
-                break
-        explained += show(drawing, failed)
-    if stop.number:
-        raise Stopped(128 + stop.number, [*failed, f'stopped: {explained} of {len(jobs)} pictures '
-                      'are explained; the same command goes on from there'])
-    return explained
+        return explained + show(drawing, failed)
 
 
 def read_ahead(decoder, batches, size):
@@ -170,22 +163,3 @@ def show(drawing, failed):
         print(one_line(line), flush=True)
     failed += undrawn
     return len(pictures)
-
-
-class Stop:
-    """Notes the number of a signal, so that what runs can finish; a second one ends the process."""
-
-    number = 0
-
-    def __enter__(self):
-        self.before = {number: signal.signal(number, self.note)
-                       for number in (signal.SIGINT, signal.SIGTERM)}
-        return self
-
-    def note(self, number, frame):
-        self.number = number
-        self.__exit__()
-
-    def __exit__(self, *error):
-        for number, handler in self.before.items():
-            signal.signal(number, handler)
