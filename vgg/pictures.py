@@ -80,7 +80,7 @@ def in_folder(folder):
         hint = f', but {folders} folders; name those: {folder}/*' if folders else ''
         raise Refused(f'{folder}: no pictures in this folder{hint}')
     if folders:
-        print(f'{folder}: without the {folders} folders inside', file=sys.stderr)
+        print(f'{folder}: {folders} folders inside are left out', file=sys.stderr)
     return sorted(paths)
 
 
