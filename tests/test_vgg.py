@@ -51,7 +51,7 @@ def test_sheet_shows_the_photograph_beside_its_heatmaps(lrp):
     as wide, as the photograph is. The gallery cuts them out by these numbers."""
     lrp(photograph(Path('tall.png'), (50, 100)), '--rule', 'deep-taylor', 'epsilon', '--top', 2)
     page = Path(scripts('vgg').gallery.__file__).with_suffix('.html').read_text(encoding='utf-8')
-    assert 'GAP = 8, BAR = 44, HEIGHT = 288, COLUMNS = 6' in page
+    assert 'GAP = 8, BAR = 44, HEIGHT = 288, COLUMNS = 7' in page
     with Image.open('results/tall.jpg') as sheet, Image.open('tall.png') as original:
         assert sheet.size == (8 + 3 * (144 + 8), 2 * (44 + 288 + 8) + 36)
         for left in (8, 160, 312):

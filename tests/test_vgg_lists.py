@@ -62,7 +62,7 @@ def test_folders_in_folders_are_told(tmp_path, capsys):
     assert capsys.readouterr().err == ''
     (picture.parent / 'tabby').mkdir()
     assert paths([str(picture.parent)]) == ([str(picture)], [])
-    assert 'cat: 1 ' in capsys.readouterr().err
+    assert '(1)' in capsys.readouterr().err
 
 
 def test_no_two_results_have_one_name():

@@ -23,10 +23,8 @@ class Refused(Exception):
 
 
 def collected(calls):
-    """What each of these functions returns, and a line for each that is Refused.
-
-    Raises Refused if the disk is full: then the others would fail, too.
-    """
+    """What each of these functions returns, and a line for each that is Refused. Raises Refused if
+    the disk is full: then the others would fail, too."""
     values, failed = [], []
     for call in calls:
         try:
@@ -98,11 +96,9 @@ class Parser(argparse.ArgumentParser):
         self.end(2, [message])
 
     def run(self, job, argv=None):
-        """Runs job(args) for the arguments argv (default: the command line's), and exits.
-
-        The job may return a line for each input that failed. Exit status: 0, 1 if inputs failed, 2
-        if the command was refused, 130 if stopped by Ctrl-C.
-        """
+        """Runs job(args) for the arguments argv (default: the command line's). The job may return a
+        line for each input that failed. Exits with status 1 if there are such lines, 2 if the
+        command was refused, 130 after Ctrl-C."""
         with contextlib.suppress(AttributeError):  # a notebook's output takes any letter
             sys.stdout.reconfigure(errors='backslashreplace')
         args = self.parse_intermixed_args(argv)
@@ -196,16 +192,15 @@ def write(path, content, new=False):
     """
     temporary = path.with_name(f'{UNFINISHED}{secrets.token_hex(8)}')
     try:
-        try:
-            with open(temporary, 'xb') as file:
-                file.write(content)
-            (rename if new else os.replace)(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        with open(temporary, 'xb') as file:
+            file.write(content)
+        (rename if new else os.replace)(temporary, path)
     except FileExistsError:
         raise
     except OSError as error:
         raise Refused(f'cannot write {path} ({error.strerror})') from error
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def rename(path, new):

@@ -59,10 +59,8 @@ def cut_to(r, image, size):
 
 
 def sheet(photograph, rows, cmap):
-    """The photograph beside its heatmaps. rows: (title, {label: relevance [h, w]}) for each target.
-
-    A row of more panels than COLUMNS takes several lines of about the same length.
-    """
+    """The photograph beside its heatmaps. rows: (title, {label: relevance [h, w]}) for each target;
+    one of more panels than COLUMNS takes several lines of about the same length."""
     lines = []
     for title, heatmaps in rows:
         panels = [(title, photograph)]

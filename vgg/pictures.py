@@ -32,11 +32,9 @@ UNREADABLE = {  # how files begin that Pillow does not know, or only in part, an
 
 
 def picture_paths(arguments):
-    """The paths that folders, @lists of paths, '-' (a list on standard input) and paths stand for.
-
-    Returns them in order, and a line for each folder without pictures. Raises Refused if a list
-    cannot be read, or if there is no picture at all.
-    """
+    """The paths that folders, @lists of paths, '-' (a list on standard input) and paths stand for,
+    in order; and a line for each folder without pictures. Raises Refused if a list cannot be read,
+    or if there is no picture at all."""
     paths, failed = [], []
     for argument in arguments:
         if argument.lower().endswith(('.keras', '.h5', '.hdf5')):
@@ -80,7 +78,7 @@ def in_folder(folder):
         hint = f', but {folders} folders; name those: {folder}/*' if folders else ''
         raise Refused(f'{folder}: no pictures in this folder{hint}')
     if folders:
-        print(f'{folder}: {folders} folders inside are left out', file=sys.stderr)
+        print(f'{folder}: folders inside are left out ({folders})', file=sys.stderr)
     return sorted(paths)
 
 
@@ -161,9 +159,7 @@ def digest_of(content):
 
 def decoded(path, content):
     """A picture in RGB at its own size: first frame, upright, transparency over white; and a note.
-
-    Raises Refused if Pillow cannot read it.
-    """
+    Raises Refused if Pillow cannot read it."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter('ignore')  # odd metadata; of large pictures the error is enough

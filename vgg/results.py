@@ -116,11 +116,8 @@ def difference(found, wanted):
 
 def look(job, file, wanted, output):
     """The record of a file that is ours, with `whole`: whether it ends where it should. {} if it is
-    empty; None if there is none.
-
-    Raises Refused if the file is not ours, or the result of another picture: of other content at
-    another path.
-    """
+    empty; None if there is none. Raises Refused if the file is not ours, or the result of another
+    picture: of other content at another path."""
     try:
         content = b'a link' if os.path.islink(file) else file.read_bytes()
     except FileNotFoundError:
@@ -159,11 +156,8 @@ def relative(path, folder):
 # What is written
 
 def save(job, picture, results, question, output):
-    """Draws and writes all files of a picture, the JPG last. Returns the lines to print.
-
-    results: an Explanation of this picture for each target, without a first axis. Raises Refused
-    if a number is not finite or a file cannot be written.
-    """
+    """Draws and writes all files of a picture. Returns the lines to print. Raises Refused if a
+    number is not finite. results: an Explanation for each target, without a first axis."""
     arrays = [each for result in results for each in (result.logits, *result.relevance.values())]
     if not all(np.isfinite(array).all() for array in arrays):
         raise Refused(f'{job.path}: the relevance is not finite, so nothing is drawn: the weights '

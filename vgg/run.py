@@ -36,10 +36,8 @@ ABOUT = {  # what one sees by each rule
 
 
 def add_network_options(parser, default):
-    """Adds the options that all scripts of this folder share. Returns their groups.
-
-    default: the rules that are used if none are named.
-    """
+    """Adds the options that all scripts of this folder share. Returns their groups. default: the
+    rules that are used if none are named."""
     parser.epilog = '\n'.join(['what one sees, by rule:',
                                *(f'  {name:26}{ABOUT.get(name, "")}' for name in COMPOSITES)])
     network, what, how = map(parser.add_argument_group,
@@ -73,10 +71,8 @@ def add_network_options(parser, default):
 
 
 def worker():
-    """Which worker of how many this process is: (0, 1) where it stands alone.
-
-    Raises Refused if TF_CONFIG or SLURM's variables do not say.
-    """
+    """Which worker of how many this process is: (0, 1) where it stands alone. Raises Refused if
+    TF_CONFIG or SLURM's variables do not say."""
     name, tasks = 'TF_CONFIG', os.environ.get('SLURM_STEP_NUM_TASKS', '1')
     try:
         if os.environ.get(name):
@@ -110,11 +106,8 @@ def left(jobs, output):
 
 
 def explain_pictures(explainer, jobs, question, output, failed, batch_size=None):
-    """Explains pictures (Jobs) and writes their results. Returns how many.
-
-    Prints a line for each target of a picture, and adds one to `failed` for each picture that
-    fails.
-    """
+    """Explains pictures (Jobs) and writes their results. Prints a line for each target of a
+    picture, and adds one to `failed` for each picture that fails. Returns how many did not."""
     size = batch_size or explainer.batch_size
     batches = [jobs[i:i + size] for i in range(0, len(jobs), size)]
     explained, drawing = 0, []
@@ -130,19 +123,15 @@ def explain_pictures(explainer, jobs, question, output, failed, batch_size=None)
 
 
 def read_ahead(decoder, batches, size):
-    """Yields the tasks that read the pictures of a batch; the next batch is read meanwhile."""
+    """Yields the tasks that read a batch, (Job, Picture) each; the next one is read meanwhile."""
     reading = []
     for batch in batches:
-        next_one = [decoder.submit(read, job, size) for job in batch]
+        next_one = [decoder.submit(lambda job: (job, open_picture(job.path, size)), job)
+                    for job in batch]
         if reading:
             yield reading
         reading = next_one
     yield reading
-
-
-def read(job, size):
-    """The job, and its Picture."""
-    return job, open_picture(job.path, size)
 
 
 def explanations(explainer, images, question):
