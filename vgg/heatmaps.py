@@ -74,7 +74,8 @@ def grid(lines, size, cmap):
     """Lines of panels (label, image) of one size, or None where there is none, above the key."""
     across, down = size[0] + GAP, BAR + size[1] + GAP
     whole = GAP + max(map(len, lines)) * across, len(lines) * down + KEY
-    panels = {(i, j): panel for i, line in enumerate(lines) for j, panel in enumerate(line) if panel}
+    panels = {(i, j): panel for i, line in enumerate(lines)
+              for j, panel in enumerate(line) if panel}
     font, texts = fitted({label for label, _ in panels.values()}, size[0], BAR)
     result = Image.new('RGB', whole, 'white')
     pen = ImageDraw.Draw(result)
