@@ -18,7 +18,8 @@ def gallery(tmp_path, monkeypatch, capsys):
 
 
 def record(**changes):
-    return {'version': scripts('vgg').results.VERSION, 'picture': '0', 'network': '0', 'options': {'against': None},
+    return {'version': scripts('vgg').results.VERSION, 'picture': '0', 'network': '0',
+            'options': {'against': None},
             'paths': {'picture': 'in/x.png', 'network': 'lite0'}, 'classes': ['cat'],
             'probabilities': [1.0], 'logits': [2.0], 'targets': [0],
             'relevance': {'epsilon': [1.0]}, **changes}

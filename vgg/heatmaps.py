@@ -182,9 +182,10 @@ def numbers(picture, results, record):
 
 
 def png(image, record):
+    """A PNG, without the photograph's profile of colours, in which the record comes first."""
     text = PngImagePlugin.PngInfo()
     text.add_text('record', as_json(record))
-    return encoded(image.save, 'PNG', pnginfo=text)
+    return encoded(image.save, 'PNG', pnginfo=text, icc_profile=None)
 
 
 def jpeg(image, record, path):
