@@ -121,6 +121,18 @@ def test_result_of_another_picture_is_never_replaced(monkeypatch):
     assert wrong('d/a.png') == 'picture changed'
 
 
+def test_the_jpg_goes_first(monkeypatch):
+    """An interruption leaves none that speaks for files of two runs."""
+    put()
+
+    def stop(*arguments, **options):
+        raise KeyboardInterrupt
+    monkeypatch.setattr(results, 'write', stop)
+    with pytest.raises(KeyboardInterrupt):
+        put(target='dog')
+    assert not Path('results/a.jpg').exists() and Path('results/a.npz').exists()
+
+
 @pytest.mark.parametrize('paths, winners', [(['a.png', 'd/a.png'], 1), (['a.png', 'a.png'], 2)])
 def test_two_runs_at_once_with_pictures_of_one_name(paths, winners):
     for _ in range(30):
