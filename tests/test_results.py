@@ -222,11 +222,10 @@ def test_letters_that_the_terminal_does_not_have(monkeypatch):
 
 
 def test_what_other_systems_do_not_have(lrp, monkeypatch):
-    """Names with a colon, the size of the memory, hard links."""
+    """Names with a colon, hard links."""
     def link(*paths):
         raise OSError(errno.EPERM, os.strerror(errno.EPERM))
     monkeypatch.setattr(os, 'link', link)
-    monkeypatch.delattr(os, 'sysconf')
     assert lrp(photograph(Path('a:b.png')), '--plain').status == 0
     assert Path('results/a_b.jpg').exists()
     with pytest.raises(FileExistsError):

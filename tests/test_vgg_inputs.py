@@ -114,7 +114,7 @@ def test_wrong_usage_from_python(saved):
         vgg.explainer.open_explainer(saved, preprocessing='vgg16')
     explainer = vgg.explainer.open_explainer(saved, ['epsilon'], preprocessing='unit')
     image = np.zeros((1, *explainer.network.size), np.uint8)
-    for arguments in [(image / 255,), (image[:, :9],), (image, [3]), (image, [1], -1)]:
+    for arguments in [(image / 255,), (image, [3]), (image, [1], -1)]:
         with pytest.raises(vgg.common.Refused):
             explainer(*arguments)
 

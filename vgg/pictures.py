@@ -137,9 +137,7 @@ def seen(picture, size):
 
 def resized(pixels, height, width):
     """Pixels [h, w, channels], uint8, RGB or grey, at another size, bilinear."""
-    channels = pixels.shape[-1]
-    image = Image.fromarray(pixels if channels == 3 else pixels[..., 0])
-    return squashed(image, (height, width, channels))
+    return seen(pixels, (height, width, pixels.shape[-1]))
 
 
 def read_file(path):
