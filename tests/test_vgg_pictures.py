@@ -84,9 +84,6 @@ PICTURES = {
     'dark 16 bits that say what is white': ('a.tif', saved(ramp(5000), tiffinfo={281: 10000}),
                                             [(16, 16, 16), (111, 111, 111)]),
     'float': ('a.tif', saved(shades(np.float32)), [(32, 32, 32), (223, 223, 223)]),
-    'float from 0 to 1': ('a.tif',
-                          saved(Image.fromarray(np.asarray(ramp(255), np.float32) / 255)),
-                          [(32, 32, 32), (223, 223, 223)]),
     'rotated by EXIF': ('a.jpg', rotated_by_exif, [RED, GREEN]),
     'animated WebP': ('a.webp', animated, [RED, GREEN]),
     'wide': ('a.png', saved(two_colours(size=(3000, 10))), [RED, GREEN]),  # not cut square
