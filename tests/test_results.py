@@ -4,6 +4,7 @@ import errno
 import io
 import os
 from pathlib import Path
+import subprocess
 import sys
 import time
 
@@ -169,16 +170,32 @@ def test_what_the_system_cannot_read_is_a_failed_picture(lrp, monkeypatch):
     assert ['cannot be read (Input/output error)' in line for line in end.err] == [True, True]
 
 
-def test_temporary_files():
-    """What a run that was killed left goes after a day, whatever other runs do meanwhile."""
-    common, folder = VGG.common, Path('results')
-    for name in ('.unfinished-old', '.unfinished-new', 'x.jpg'):
-        (folder / name).touch()
-    os.utime(folder / '.unfinished-old', (time.time() - 10 ** 5,) * 2)
+def test_temporary_files(monkeypatch):
+    """Names are this process's own; links there are not followed; what a dead one left goes."""
+    common, folder, content = VGG.common, Path('results'), Path('a.png').read_bytes()
+    dead, own = subprocess.Popen([sys.executable, '-c', '']), f'{common.platform.node()}-'
+    dead.wait()
+    for name in (f'{own}{dead.pid}-1', f'{own}1-1', 'there-7-1', 'there-7-2', 'x.jpg'):
+        (folder / f'.unfinished-{name}').touch()
+    os.utime(folder / '.unfinished-there-7-2', (time.time() - 10 ** 5,) * 2)
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(common.make_folder, [folder] * 200))
-        list(pool.map(common.write, [folder / 'x'] * 200, [b'x'] * 200))
-    assert {path.name for path in folder.iterdir()} == {'.unfinished-new', 'x.jpg', 'x'}
+    common.write(folder / 'x', b'x')
+    assert {path.name.removeprefix('.unfinished-') for path in folder.iterdir()} == {
+        f'{own}1-1', 'there-7-1', 'x.jpg', 'x'}
+    monkeypatch.setattr(common.secrets, 'token_hex', str)
+    (folder / f'.unfinished-{own}{os.getpid()}-8').symlink_to('../a.png')
+    with pytest.raises(FileExistsError):
+        common.write(folder / 'y', b'y')
+    assert Path('a.png').read_bytes() == content
+
+
+@pytest.mark.parametrize('end, shown', [('os._exit(1)', 'why'), ('pass', '')])
+def test_what_is_silenced_is_shown_if_the_process_dies_of_it(end, shown):
+    code = f'import common, os\nwith common.silence():\n os.write(2, b"why")\n {end}'
+    found = subprocess.run([sys.executable, '-c', code], cwd=Path(VGG.common.__file__).parent,
+                           capture_output=True, text=True)
+    assert found.stderr == shown
 
 
 def test_weights_that_are_replaced_while_they_are_read(lrp, monkeypatch):

@@ -7,7 +7,9 @@ import importlib
 import io
 import os
 from pathlib import Path
+import platform
 import secrets
+import subprocess
 import sys
 import tempfile
 import textwrap
@@ -38,16 +40,22 @@ def collected(calls):
 
 @contextlib.contextmanager
 def silence():
-    """Discards standard error: some of TensorFlow's libraries log there whatever the settings."""
+    """Discards standard error: some of TensorFlow's libraries log there whatever the settings.
+
+    Another process reads it, and shows it if this one dies before the zero byte at the end.
+    """
+    code = 'import sys; sys.stderr.buffer.write(sys.stdin.buffer.read().rpartition(b"\\0")[2])'
     sys.stderr.flush()
     stderr = os.dup(2)
-    with open(os.devnull, 'wb') as nowhere:
-        os.dup2(nowhere.fileno(), 2)
-    try:
-        yield
-    finally:
-        os.dup2(stderr, 2)
-        os.close(stderr)
+    with subprocess.Popen([sys.executable, '-I', '-S', '-c', code], stdin=subprocess.PIPE,
+                          start_new_session=True) as reader:
+        os.dup2(reader.stdin.fileno(), 2)
+        try:
+            yield
+        finally:
+            os.write(2, b'\0')
+            os.dup2(stderr, 2)
+            os.close(stderr)
 
 
 class Lazy(ModuleType):
@@ -164,17 +172,30 @@ UNFINISHED = '.unfinished-'
 
 
 def make_folder(folder):
-    """Makes the folder for results, and removes what runs that were killed left in it a day ago.
-    Raises Refused if nothing can be written there."""
+    """Makes the folder for results, and removes what runs that were killed left in it. Raises
+    Refused if nothing can be written there."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=folder).close()
-        for path in folder.glob(f'{UNFINISHED}*'):
-            with contextlib.suppress(FileNotFoundError):  # another run has finished it
-                if path.stat().st_mtime < time.time() - 24 * 3600:
-                    path.unlink()
+        for path in filter(is_left_over, folder.glob(f'{UNFINISHED}*')):
+            path.unlink(missing_ok=True)
     except OSError as error:
         raise Refused(f'cannot write to {folder} ({error.strerror})') from None
+
+
+def is_left_over(path):
+    """Whether a file is a day old, or was written by a process of this machine that is dead."""
+    try:
+        if path.stat().st_mtime < time.time() - 24 * 3600:
+            return True
+        host, process, _ = path.name.removeprefix(UNFINISHED).rsplit('-', 2)
+        if host == platform.node() and os.name == 'posix':
+            os.kill(int(process), 0)  # asks only; on Windows it would be a signal
+    except ProcessLookupError:
+        return True
+    except (OSError, OverflowError, ValueError):  # it is gone, another user's, or another file
+        pass
+    return False
 
 
 def encoded(save, *arguments, **options):
@@ -190,7 +211,8 @@ def write(path, content, new=False):
     new: whether nothing may be replaced; FileExistsError if something is there. Raises Refused,
     with the OSError as its cause, if the file cannot be written.
     """
-    temporary = path.with_name(f'{UNFINISHED}{secrets.token_hex(8)}')
+    owner = f'{platform.node()}-{os.getpid()}-{secrets.token_hex(8)}'  # no other has this name
+    temporary = path.with_name(f'{UNFINISHED}{owner}')
     try:
         with open(temporary, 'xb') as file:
             file.write(content)

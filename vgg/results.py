@@ -89,7 +89,7 @@ def result_names(paths, endings):
 def shortened(name, limit=180):
     """The name as any file system can hold it, with all that is appended."""
     name = re.sub(r'[<>:"|?*\\]', '_', name)  # Windows has no such names
-    return os.fsencode(name)[:limit].decode('utf-8', 'replace')
+    return os.fsencode(name)[:limit].decode('utf-8', 'ignore')
 
 
 # Whose a file is, and what is done
