@@ -76,9 +76,9 @@ def question_of(args, explainer):
     classes = class_names(network, args.classes)
     targets = [-1 - k for k in range(args.top)]
     if args.target is not None:
-        targets = [find_target(args.target, classes, '--target')]
+        targets = [find_target(args.target, classes, '--target', args.classes)]
     if args.against is not None:
-        against = find_target(args.against, classes, '--against')
+        against = find_target(args.against, classes, '--against', args.classes)
     if against in targets:
         raise Refused(f'--against {args.against} is the target itself')
     if args.top > len(set(range(len(classes))) - {against}):

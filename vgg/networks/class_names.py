@@ -1,11 +1,13 @@
 """The names of a network's classes, and the class that a command line asks for."""
-import codecs
+import contextlib
 import difflib
 import json
 from pathlib import Path
 import re
 
 from common import Refused
+
+WORDNET = r'n\d{8}'  # an ID of ImageNet's classes
 
 
 def class_names(network, path=None):
@@ -16,61 +18,64 @@ def class_names(network, path=None):
         own, numbered = network.classes, [f'class {i}' for i in range(network.count)]
         return own if own and len(own) == network.count else numbered
     try:
-        names = names_in(Path(path).read_bytes())
-    except FileNotFoundError:
-        raise Refused(f'--classes {path}: no such file; it takes a file with the names of all '
-                      'classes (--target names the one to explain)') from None
+        names = names_in(decoded(path))
     except (OSError, RecursionError, ValueError):
-        raise Refused(f'--classes {path} is not a readable list of names') from None
+        raise Refused(f'--classes {path}: no file with the names of all classes, one on each line '
+                      '(--target names the one to explain)') from None
     if len(names) != network.count:
         raise Refused(f'{path} has {len(names)} names, but {network.path} has {network.count} '
                       'classes')
     return names
 
 
-def names_in(content):
-    """The names in a file's bytes: JSON, or one on each line, with its number or WordNet ID or not.
+def decoded(path):
+    """The text in a file of UTF-8 or UTF-16."""
+    content = Path(path).read_bytes()
+    wide = content[:2] in (b'\xff\xfe', b'\xfe\xff')
+    return content.decode('utf-16' if wide else 'utf-8-sig').strip()
+
+
+def names_in(text):
+    """The names in a text: JSON, or one on each line, with its number or WordNet ID or not.
 
     JSON is a list, or says {name: index} or {index: name}. Raises ValueError if it is neither.
     """
-    wide = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
-    text = content.decode('utf-16' if wide else 'utf-8-sig').strip()
     if text.startswith(('[', '{')):
         return names_in_json(json.loads(text))
     lines = [line.strip() for line in text.splitlines()]
     numbered = [re.fullmatch(r'(\d+)[:,.]?\s+(.+)', line) for line in lines]
     if all(numbered):
-        names = {int(match[1]): match[2] for match in numbered}
-        first = min(names)
-        if first < 2 and sorted(names) == list(range(first, first + len(lines))):
-            return [names[i] for i in sorted(names)]
-    with_id = [re.fullmatch(r'n\d{8}\s+(.+)', line) for line in lines]
+        with contextlib.suppress(ValueError):  # numbers that belong to the names
+            return in_order({int(match[1]): match[2] for match in numbered})
+    with_id = [re.fullmatch(rf'{WORDNET}\s+(.+)', line) for line in lines]
     return [match[1] for match in with_id] if all(with_id) else lines
+
+
+def in_order(names):
+    """The names of {index: name}. Raises ValueError unless indices count from 0 or 1."""
+    first = min(names)
+    if first > 1 or sorted(names) != list(range(first, first + len(names))):
+        raise ValueError
+    return [names[i] for i in sorted(names)]
 
 
 def names_in_json(value):
     if isinstance(value, dict):
         if all(isinstance(index, int) for index in value.values()):
             value = {index: name for name, index in value.items()}
-        else:
-            value = {int(index): name for index, name in value.items()}
-        indices = range(min(value), min(value) + len(value))
-        if sorted(value) != list(indices) or min(value) > 1:
-            raise ValueError
-        value = [value[index] for index in indices]
+        value = in_order({int(index): name for index, name in value.items()})
     names = [each[-1] if isinstance(each, list) and each else each for each in value]
     if not all(isinstance(name, str) for name in names):
         raise ValueError
     return names
 
 
-def find_target(text, classes, option='--target'):
-    """The index of a class, given by its name, or by its index as 7 or #7.
+def find_target(text, classes, option='--target', path=None):
+    """The index of a class, given by its name, by its index as 7 or #7, or by its WordNet ID.
 
-    A class whose name is 7 comes before the class of index 7, with a notice. Raises Refused unless
-    exactly one class fits.
+    path: the file of names, where it has the IDs. A class whose name is 7 comes before the class
+    of index 7, with a notice. Raises Refused unless exactly one class fits.
     """
-    number = text.removeprefix('#')
     fitting = [i for i, name in enumerate(classes) if name.lower() == text.lower()]
     if len(fitting) > 1:
         indices = ', '.join(map(str, fitting))
@@ -80,12 +85,23 @@ def find_target(text, classes, option='--target'):
             print(f"{option} {text}: the class named {text}, whose index is {fitting[0]}; "
                   f"for the class of index {text} write '#{text}'")
         return fitting[0]
+    if path and text in (ids := re.findall(WORDNET, decoded(path))) and len(ids) == len(classes):
+        return ids.index(text)
+    number = text.removeprefix('#')
     if not number.isdecimal():
-        close = difflib.get_close_matches(text.lower(), {name.lower(): 0 for name in classes}, 3)
-        hint = f'; did you mean {" or ".join(close)}?' if close else ''
-        if classes[0] == 'class 0':
-            hint = '; the network does not name its classes: give an index, or --classes FILE'
-        raise Refused(f'{option} {text}: no such class{hint}')
+        raise Refused(f'{option} {text}: no such class{hint(text, classes)}')
     if int(number) >= len(classes):
         raise Refused(f'{option} {text}: the classes are 0 to {len(classes) - 1}')
     return int(number)
+
+
+def hint(text, classes):
+    """What to write instead of a name that no class has."""
+    if classes[0] == 'class 0':
+        return '; the network does not name its classes: give an index, or --classes FILE'
+    if re.fullmatch(WORDNET, text):
+        return '; its WordNet ID is known only where the file of --classes has it: give its name'
+    words = {word: name for name in classes for word in [*name.lower().split(), name.lower()]}
+    close = difflib.get_close_matches(text.lower(), words, 3, cutoff=0.8)
+    names = dict.fromkeys(words[word] for word in close)
+    return f'; did you mean {" or ".join(names)}?' if names else ''

@@ -5,6 +5,8 @@ that it reads; models inside the model likewise. Then the layers get their weigh
 .h5 and by place from the zip .keras. Nothing in the file is executed, and what it says of training
 is not read.
 """
+import contextlib
+from functools import cache
 import io
 import json
 import re
@@ -38,10 +40,21 @@ def open_keras2(path):
     with zipfile.ZipFile(path) as archive:
         entry = json.loads(archive.read('config.json'))
         weights = io.BytesIO(archive.read('model.weights.h5'))
-    model = model_of(entry)
     with open_h5(weights) as file:
+        model = model_of(entry)
         give_by_place(model, entry, file)
-    return model
+        return model
+
+
+@contextlib.contextmanager
+def reading(words):
+    """Raises Refused, with these words and the reason, for whatever a library raises meanwhile."""
+    try:
+        yield
+    except Refused:
+        raise
+    except Exception as error:  # Keras, h5py and NumPy raise of all kinds
+        raise Refused(f'{words} ({" ".join(str(error).split())[:300]})') from None
 
 
 def open_h5(source):
@@ -98,10 +111,8 @@ def layer_of(entry):
         refuse(name, f'{kind} cannot be explained')
     if 'hard_sigmoid' in str(config.get('activation')):
         refuse(name, "its activation is Keras 2's hard_sigmoid, which is another function today")
-    config = {key: value for key, value in config.items() if not CLEANED.fullmatch(key)}
-    config['name'] = name
-    if config.get('groups') == 1:
-        del config['groups']
+    config = {key: value for key, value in {**config, 'name': name}.items()
+              if not CLEANED.fullmatch(key) and (key, value) != ('groups', 1)}
     if isinstance(config.get('axis'), list) and len(config['axis']) == 1:
         config['axis'], = config['axis']
     return keras.saving.deserialize_keras_object(
@@ -113,29 +124,27 @@ def functional(model):
 
     A node lists what is read: [layer, node, output, options]. Options may be such references, too.
     """
-    tensors, layers, waiting, config = {}, {}, [], model['config']
-    for entry in config['layers']:
-        name, nodes = entry['name'], list(map(as_list, entry['inbound_nodes']))
-        if entry['class_name'] == 'InputLayer':
-            tensors[name, 0] = keras.Input(input_shape(entry), name=name_of(entry))
-            continue
-        if entry['class_name'] in MODELS and len(nodes) > 1:
-            refuse(name, 'it is used more than once')
-        layers[name] = layer_of(entry)
-        waiting += [(name, i, node) for i, node in enumerate(nodes)]
+    config = model['config']
+    entries = {entry['name']: entry for entry in config['layers']}
+    inner = {name for name, entry in entries.items() if entry['class_name'] in MODELS}
+    layer = cache(lambda name: layer_of(entries[name]))
+
+    @cache
+    def output(name, use):
+        if entries[name]['class_name'] == 'InputLayer':
+            return keras.Input(input_shape(entries[name]), name=name_of(entries[name]))
+        node = as_list(entries[name]['inbound_nodes'][use])
+        return apply_node(name, layer(name), node, tensor)
 
     def tensor(reference):
-        name, node = reference[:2]  # models inside the model count their nodes from 1
-        return tensors.get((name, 0 if isinstance(layers.get(name), keras.Model) else node))
+        name, use = reference[:2]
+        return output(name, 0 if name in inner else use)  # whose uses are counted from 1
 
-    while waiting:
-        ready = [(name, i, node) for name, i, node in waiting
-                 if all(tensor(each) is not None for each in references(node))]
-        if not ready:
-            refuse(waiting[0][0], 'the file does not hold what it reads')
-        for name, i, node in ready:
-            tensors[name, i] = apply_node(name, layers[name], node, tensor)
-        waiting = [item for item in waiting if item not in ready]
+    for name, entry in entries.items():
+        if name in inner and len(entry['inbound_nodes']) > 1:
+            refuse(name, 'it is used more than once')
+        for use in range(len(entry['inbound_nodes'])):
+            output(name, use)
     inputs, outputs = ([tensor(each) for each in as_list(config[key])]
                        for key in ('input_layers', 'output_layers'))
     return keras.Model(inputs, outputs if len(outputs) > 1 else outputs[0], name=name_of(model))
@@ -146,26 +155,15 @@ def as_list(node):
     return [node] if isinstance(node[0], str) else node
 
 
-def is_reference(value):
-    return isinstance(value, list) and isinstance(value[0], str) and value[0] != CONSTANT
-
-
-def references(node):
-    """All references in a node."""
-    options = [value for each in node for value in (each[3].values() if len(each) > 3 else [])]
-    return [each for each in node + options if is_reference(each)]
-
-
 def apply_node(name, layer, node, tensor):
     """The output of a layer, or of a function of TensorFlow, for what is read at a node."""
-    inputs = [tensor(each) if is_reference(each) else each[2] for each in node]
     options = {key: value for key, value in (node[0][3] if len(node[0]) > 3 else {}).items()
                if key not in ('training', 'mask', 'name', 'data_format') and value is not None}
+    inputs = [argument(each, tensor) for each in node]
     if layer == '__operators__.getitem':
         return inputs[0][tuple(map(index, options['slice_spec']))]
     if isinstance(layer, str) and layer in OPERATIONS:
-        inputs += [tensor(value) if is_reference(value) else value for value in options.values()]
-        inputs = [np.float32(value) if isinstance(value, list) else value for value in inputs]
+        inputs += [argument(value, tensor) for value in options.values()]
         output = getattr(keras.ops, OPERATIONS[layer])(*inputs)
         output._keras_history.operation.name = name  # Keras's own may be that of another layer
         return output
@@ -174,13 +172,20 @@ def apply_node(name, layer, node, tensor):
     return layer(inputs if len(inputs) > 1 else inputs[0])
 
 
+def argument(value, tensor):
+    """A tensor, a number or an array, from a reference or what stands in its place."""
+    if not isinstance(value, list):
+        return value
+    if value[0] == CONSTANT:
+        return value[2]
+    return tensor(value) if isinstance(value[0], str) else np.float32(value)
+
+
 def index(entry):
     """A number, a slice or an ellipsis, from an index."""
-    if entry == {'class_name': '__ellipsis__'}:
-        return ...
-    if isinstance(entry, dict):
-        return slice(entry['start'], entry['stop'], entry['step'])
-    return entry
+    if not isinstance(entry, dict):
+        return entry
+    return slice(entry['start'], entry['stop'], entry['step']) if 'start' in entry else ...
 
 
 # Weights
@@ -229,15 +234,13 @@ def give_by_place(model, entry, group):
     """From the zip: groups are named by the layers' classes and numbered in the layers' order."""
     group = group.get('layers') or group['_layer_checkpoint_dependencies']
     names = sorted(group, key=lambda name: int((re.findall(r'_(\d+)$', name) or [0])[0]))
+    layers = {layer.name: layer for layer in model.layers}
     for each in entries_of(entry):
-        kind = each['class_name'].lower()
-        own = [name for name in names if re.sub(r'_\d+$', '', name).replace('_', '') == kind]
-        if kind == 'inputlayer' or 'oplambda' in kind:
-            continue
-        layer = model.get_layer(name_of(each))
-        names = [name for name in names if name not in own[:1]]
+        kind, layer = each['class_name'].lower(), layers.get(name_of(each))
+        own = [name for name in names if re.sub(r'_\d+$', '', name).replace('_', '') == kind][:1]
+        names = [name for name in names if name not in own]
         if isinstance(layer, keras.Model):
             give_by_place(layer, each, group[own[0]])
-        elif layer.weights:
+        elif layer and layer.weights:
             values = group[own[0]]['vars']
             give(layer, [values[str(i)][()] for i in range(len(values))])

@@ -23,7 +23,6 @@ class Step(NamedTuple):
     operation: Callable
     name: str
     inputs: list
-    constants: list  # numbers among its arguments, each with its position
     output: object
     function: Callable  # what it makes of other tensors than its inputs
 
@@ -38,7 +37,7 @@ def read_model(model):
     """
     size, steps = picture_size(model), []
     picture = keras.Input(size)
-    without_channel = len(model.input_shape) == 3
+    without_channel = len(model.inputs[0].shape) == 3
     tensor = keras.layers.Reshape(size[:2])(picture) if without_channel else picture
     output = keras.tree.flatten(trace(model, tensor, steps))[0]
     used = keras.Model(picture, output).operations  # not those of a second output inside
@@ -87,14 +86,11 @@ def apply(steps, operation, *arguments, **options):
         raise Refused(f'the weights of layer {operation.name} are quantised ({mode}); explain the '
                       'model as it was before model.quantize()')
     output = operation(*arguments, **options)
-    tensors = {key: each for key, each in options.items() if isinstance(each, keras.KerasTensor)}
-    flat = keras.tree.flatten([arguments, tensors])
-    inputs = [each for each in flat if isinstance(each, keras.KerasTensor)]
-    constants = [(each, i) for i, each in enumerate(flat)
-                 if isinstance(each, (int, float, np.ndarray))]
+    inputs = [each for each in keras.tree.flatten([arguments, options])
+              if isinstance(each, keras.KerasTensor)]
     for i, each in enumerate(keras.tree.flatten(output)):
         function = partial(call, operation, arguments, options, i)
-        steps.append(Step(operation, operation.name, inputs, constants, each, function))
+        steps.append(Step(operation, operation.name, inputs, each, function))
     return output
 
 
@@ -179,27 +175,21 @@ class Table:
 
     def add(self, name, kind, inputs, output, read=None, **geometry):
         """Adds a layer whose outputs are like the tensor `output`. Returns its name."""
-        if name in self.layers:
-            name = next(each for i in range(2, 10 ** 6)
-                        if (each := f'{name}_{i}') not in self.layers)
+        while name in self.layers:
+            name += '_2'
         self.layers[name] = Layer(name, kind, tuple(inputs), **geometry)
         self.shapes[name] = tuple(output.shape[1:])
         if read:
             self.read[name] = read
         return name
 
-    def remove(self, name):
-        """Removes a layer that becomes part of another. Returns it."""
-        self.shapes.pop(name)
-        return self.layers.pop(name)
-
     def only_reader(self, step):
         """Whether a step is the only one that reads its input."""
         return self.readers.count(id(step.inputs[0])) == 1
 
     def activate(self, step, name, activation=None):
-        """Lets an activation, that which a step is or has, follow a layer, as part of it if nothing
-        else reads it. Returns the name of the last layer."""
+        """Lets an activation, or that which a step is or has, follow a layer, as part of it if
+        nothing else reads it. Returns the name of the last layer."""
         activation = activation or activation_of(step.operation, step.function)
         if activation == 'linear':
             return name
@@ -259,6 +249,7 @@ class Table:
 
     def model_before(self, picture):
         """A Keras model of what stands between the picture and the first layer, or None."""
-        grey = len(self.pixels.shape) == 3
-        pixels = keras.layers.Reshape(self.shapes[PIXELS])(self.pixels) if grey else self.pixels
+        pixels = self.pixels
+        if len(pixels.shape) == 3:
+            pixels = keras.layers.Reshape(self.shapes[PIXELS])(pixels)
         return None if pixels is picture else keras.Model(picture, pixels)

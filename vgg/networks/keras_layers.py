@@ -36,7 +36,7 @@ def convolution(table, step, inputs):
         pads = source and source.kind == 'move' and source.padding != 'VALID'
         if pads and table.only_reader(step):
             padding, inputs = source.padding, source.inputs
-            table.remove(source.name)
+            del table.layers[source.name]
         elif groups == 1:
             inputs = folded_into(w, table, step, inputs)
     shape = step.output.shape[1:] if kind == 'Conv2DTranspose' else ()
@@ -53,7 +53,7 @@ def folded_into(w, table, step, inputs):
     if not (alone and len(scale.kernel) == 2 and table.only_reader(step)):
         return inputs
     w.before.append(table.read.pop(scale.name))
-    return table.remove(scale.name).inputs
+    return table.layers.pop(scale.name).inputs
 
 
 def separable_convolution(table, step, inputs):
@@ -196,5 +196,5 @@ MAKERS = {
     'UnitNormalization': own_statistics, 'LayerScale': layer_scale, 'Rescaling': rescaling,
     'Subtract': addition, 'Divide': rescaling, 'TrueDivide': rescaling, 'Add': addition,
     'Average': addition, 'CustomScaleLayer': addition, 'Multiply': product,
-    'MaxPooling2D': max_pooling, 'GlobalMaxPooling2D': max_pooling, 'MaxPool': max_pooling,
-    'UpSampling2D': resizing, 'Resizing': resizing, 'Resize': resizing}
+    'MaxPooling2D': max_pooling, 'MaxPool': max_pooling, 'UpSampling2D': resizing,
+    'Resizing': resizing, 'Resize': resizing}

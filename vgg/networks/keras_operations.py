@@ -13,7 +13,7 @@ MOVES = {  # each output is one of the inputs or 0
     'Unstack', 'GetItem', 'Slice', 'Take', 'Pad', 'Transpose', 'Swapaxes', 'Moveaxis', 'Ravel',
     'Squeeze', 'ExpandDims', 'Flip', 'Roll', 'Repeat', 'Tile', 'BroadcastTo', 'DepthToSpace',
     'SpaceToDepth', 'CropImages', 'PadImages', 'Maximum', 'Minimum', 'Max', 'Min', 'Amax', 'Amin',
-    'GlobalMaxPooling1D', 'MaxPooling1D'}
+    'GlobalMaxPooling1D', 'GlobalMaxPooling2D', 'MaxPooling1D'}
 CROPS = {'GetItem', 'Flip', 'Cropping2D', 'CenterCrop'}  # those of the picture
 MEANS = {  # of one input, without negative weights
     'AveragePooling1D', 'AveragePooling2D', 'AdaptiveAveragePooling2D', 'GlobalAveragePooling1D',
@@ -40,31 +40,20 @@ def refuse(name, reason):
 # Sums and products
 
 def rescaling(table, step, inputs):
-    """A 'scale' of a Rescaling layer, or of an operation with a number."""
-    kind, channels = type(step.operation).__name__, table.shapes[inputs[0]][-1]
-    factor, shift = rescaled_by(step, kind)
-    try:
-        factor, shift = (np.broadcast_to(np.float64(part).reshape(-1), [channels])
-                         for part in (factor, shift))
-    except ValueError:
-        refuse(step.name, f'{kind} by numbers that are not one for each channel')
+    """A 'scale' of a Rescaling layer, or of an operation with numbers: factor and shift are what
+    it makes of 1 and 0."""
+    layer, shape = step.operation, table.shapes[inputs[0]]
+    rescaled = step.function
+    if type(layer).__name__ == 'Rescaling':  # itself only in float32
+        rescaled = lambda x: x * np.float64(layer.scale) + np.float64(layer.offset)
+    if len(inputs) > 1 or tuple(step.output.shape[1:]) != shape:
+        refuse(step.name, f'{type(layer).__name__} of two signals cannot be explained')
+    shift, both = (np.asarray(rescaled(np.full((1, *shape), value))).reshape(-1, shape[-1])
+                   for value in (0.0, 1.0))
+    if not np.isfinite(shift).all() or (shift != shift[0]).any() or (both != both[0]).any():
+        refuse(step.name, 'it does not multiply each channel by one number')
     return table.add(step.name, 'scale', inputs, step.output,
-                     partial(tuple, [factor[None], shift]), kernel=(1, channels))
-
-
-def rescaled_by(step, kind):
-    """The factor and the shift of a step that rescales."""
-    if kind == 'Rescaling':
-        return step.operation.scale, step.operation.offset
-    if len(step.constants) != 1:
-        refuse(step.name, f'{kind} of two signals cannot be explained')
-    (value, place), = step.constants
-    if place == 0 and 'Divide' in kind:
-        refuse(step.name, 'it divides by a signal')
-    value = np.float64(value)
-    if kind == 'Subtract':
-        return (-1.0, value) if place == 0 else (1.0, -value)
-    return {'Add': (1.0, value), 'Multiply': (value, 0.0)}.get(kind, (1 / value, 0.0))
+                     partial(tuple, [both[:1] - shift[:1], shift[0]]), kernel=(1, shape[-1]))
 
 
 def addition(table, step, inputs):
@@ -93,8 +82,7 @@ def spread(table, step, name, shape):
 
 
 def product(table, step, inputs):
-    """A 'gate': a signal times a factor that is broadcast or between 0 and 1; with a number a
-    'scale'."""
+    """A 'gate': a signal times what is broadcast or between 0 and 1; of one input a 'scale'."""
     if len(inputs) == 1:
         return rescaling(table, step, inputs)
     shape = tuple(step.output.shape[1:])
@@ -128,19 +116,12 @@ def range_of(table, name):
 # Pooling and what moves
 
 def max_pooling(table, step, inputs):
-    """A 'max'; of the whole map, where Keras leaves out its sides, a 'move', too."""
-    layer, shape = step.operation, table.shapes[inputs[0]]
-    if not type(layer).__name__.startswith('Global'):
-        window, stride = (tuple(np.broadcast_to(sides, 2).tolist())
-                          for sides in (layer.pool_size, layer.strides or layer.pool_size))
-        return table.add(step.name, 'max', inputs, step.output, window=window, stride=stride,
-                         padding=layer.padding.upper())
-    whole = keras.KerasTensor((None, 1, 1, shape[-1]))
-    name = table.add(step.name, 'max', inputs, whole, window=shape[:2])
-    if layer.keepdims:
-        return name
-    return table.add(f'{step.name}_flatten', 'move', [name], step.output,
-                     function=keras.layers.Flatten().call)
+    """A 'max'."""
+    layer = step.operation
+    window, stride = (tuple(np.broadcast_to(sides, 2).tolist())
+                      for sides in (layer.pool_size, layer.strides or layer.pool_size))
+    return table.add(step.name, 'max', inputs, step.output, window=window, stride=stride,
+                     padding=layer.padding.upper())
 
 
 def resizing(table, step, inputs):
@@ -152,19 +133,11 @@ def resizing(table, step, inputs):
 
 
 def move(table, step, inputs, kind='move'):
-    """A 'move', or a 'sum' of one input."""
-    return table.add(step.name, kind, inputs, step.output, function=step.function,
-                     padding=padding_of(step.operation))
-
-
-def padding_of(layer):
-    """The zeros around a map that it adds, if it does nothing else: a convolution can add them."""
-    if type(layer).__name__ == 'ZeroPadding2D':
-        return tuple(map(tuple, layer.padding))
-    if type(layer).__name__ == 'Pad' and layer.mode == 'constant' and len(layer.pad_width) == 4:
-        batch, *sides, channels = map(tuple, layer.pad_width)
-        return tuple(sides) if not any(batch + channels) else 'VALID'
-    return 'VALID'
+    """A 'move', or a 'sum' of one input. Of ZeroPadding2D it notes the zeros around the map, which
+    a convolution can add."""
+    pads = type(step.operation).__name__ == 'ZeroPadding2D'
+    padding = tuple(map(tuple, step.operation.padding)) if pads else 'VALID'
+    return table.add(step.name, kind, inputs, step.output, function=step.function, padding=padding)
 
 
 # Activations

@@ -1,9 +1,10 @@
-"""Where a network comes from: bundled, ImageNet's by Keras, or a user's file.
+"""Where a network comes from: bundled, ImageNet's by Keras, a user's file or a live model.
 
 A file says by its content what it is. Whatever the source, the result is a Network: a layer table,
 functions that read one layer's weights, and what happens to a picture before the first layer.
 """
 import hashlib
+from importlib.util import find_spec
 import json
 from pathlib import Path
 import shutil
@@ -17,7 +18,7 @@ import numpy as np
 from common import Refused, keras, silence
 from model import SIZE, WEIGHTED
 from networks.keras_graph import read_model
-from networks.keras2 import decoded, every_layer, open_h5, open_keras2
+from networks.keras2 import decoded, every_layer, open_h5, open_keras2, reading
 from networks.preprocessing import MODES, Preprocessing, ask
 from networks.vgg_weights import PUBLISHED, downloaded, read_weights
 from pictures import first_picture
@@ -26,21 +27,14 @@ HERE = Path(__file__).resolve().parent.parent
 BUNDLED = {'caltech101': HERE / 'weights' / 'vgg16_caltech101.npz',
            'lite0': HERE / 'weights' / 'efficientnet_lite0.keras'}
 IMAGENET_CLASSES = HERE / 'weights' / 'imagenet_classes.txt'
-ONLY_KERAS = 'only networks of Keras can be explained'
-PYTORCH = f'a network of PyTorch; {ONLY_KERAS} here, those of PyTorch by Zennit or Captum'
-SAVED_MODEL = ("a SavedModel of TensorFlow; where it was made, save it as one file: "
-               "tf.keras.models.load_model('{}').save('my_network.h5')")
+SAVED_MODEL = ("a SavedModel of TensorFlow; where it was made, save the model itself: "
+               "model.save('my.keras'). If Keras 2 saved it, model = tf.keras.models.load_model("
+               "'{}') there, then model.save('my.h5')")
 WEIGHTS_ALONE = ("weights without their layers; build the model as your training script does, then "
                  "model.load_weights('{}') and model.save('my.keras')")
-SUFFIXES = {'.onnx': f'a network in ONNX; {ONLY_KERAS}', '.npz': WEIGHTS_ALONE,
-            '.pt': PYTORCH, '.pth': PYTORCH}
-SIGNATURES = [  # (offset, content, what a file is)
-    (0, b'version https://git-lfs', 'a pointer of Git LFS, not the file itself; run: git lfs pull'),
-    (0, b'{', "a network without its weights; where it was made: model = "
-              "model_from_json(open('{}').read()), then model.load_weights(...) and "
-              "model.save('my.keras')"),
-    (4, b'TFL3', f'a network in TensorFlow Lite; {ONLY_KERAS}'),
-    (0, b'PK', 'an incomplete zip file, or a zip file without a network of Keras')]
+LAYERS_ALONE = ("a network without its weights; model = model_from_json(open('{}').read()), then "
+                "model.load_weights(...) and model.save('my.keras')")
+OTHERS = {'.onnx': 'ONNX', '.tflite': 'TensorFlow Lite', '.pt': 'PyTorch', '.pth': 'PyTorch'}
 TOLERANCE = 1e-3  # by which our outputs may differ from Keras's
 TOLERANCE_IN_HALF = 0.05  # by which the most likely class may be less likely to Keras
 FARTHEST = 256  # black and white are no farther apart to a network, or something is missing
@@ -50,7 +44,7 @@ TWICE = '; a script that divides by 255 as well needs --preprocessing unit'
 class Network(NamedTuple):
     """A network that can be explained."""
 
-    path: Path
+    path: Path  # of a live model: its name
     layers: list  # the layer table
     read: dict  # {layer name: function that reads w and b}
     preprocess: Preprocessing
@@ -152,7 +146,8 @@ def plural(number, noun):
 
 
 def open_network(source, preprocessing=None, pictures=(), model=None, bgr=False):
-    """Opens the network of a --weights argument: 'imagenet', 'caltech101', 'lite0' or a file.
+    """Opens the network of a --weights argument: 'imagenet', 'caltech101', 'lite0' or a file; or a
+    copy of a live keras.Model, which stays as it is.
 
     preprocessing: one of MODES, or None where it is known. Where it is not, lists the modes, with
     what the network sees in the first of `pictures` (paths), and raises Refused: a wrong guess
@@ -161,11 +156,13 @@ def open_network(source, preprocessing=None, pictures=(), model=None, bgr=False)
     """
     if preprocessing not in (None, *MODES):
         raise Refused(f'preprocessing {preprocessing}: expected one of {", ".join(MODES)}')
-    path = weight_file(source, model)
+    live = not isinstance(source, (str, Path))
+    path = Path(source.name) if live else weight_file(source, model)
     try:
         if vgg_in(path):
             return vgg_network(path, preprocessing or 'caffe', bgr)
-        return keras_network(path, open_model(path), preprocessing, pictures, bgr)
+        opened = open_model(source if live else path)
+        return keras_network(path, opened, preprocessing, pictures, bgr)
     except Refused as error:
         raise Refused(f'{path}: {error}') from None
 
@@ -237,23 +234,21 @@ def seen_with(mode, network, picture):
 
 # What a file is: its content says so.
 
-def open_model(path):
-    """The Keras model in a file. Raises Refused for any other file: what it is, and what to do."""
-    try:
+def open_model(source):
+    """The Keras model in a file (a path), or a copy of a live one. Raises Refused for any other
+    file: what it is, and what to do."""
+    with reading('Keras cannot read this model'), tempfile.TemporaryDirectory() as folder:
+        path = source
+        if not isinstance(source, Path):
+            path = Path(folder) / 'live.keras'
+            source.save(path)
         if keras_version(path).startswith(('1', '2')):
-            model = open_keras2(path)
-        else:
-            suffix = '.keras' if zipfile.is_zipfile(path) else '.h5'  # by which Keras goes
-            with silence(), tempfile.TemporaryDirectory() as folder:
-                named = path.suffix == suffix
-                path = path if named else shutil.copy(path, Path(folder) / f'model{suffix}')
-                model = keras.saving.load_model(path, compile=False)
-    except Refused:
-        raise
-    except Exception as error:  # Keras and h5py raise of all kinds
-        reason = ' '.join(str(error).split())
-        raise Refused(f'Keras cannot read this model ({reason[:300]})') from None
-    return model
+            return open_keras2(path)
+        suffix = '.keras' if zipfile.is_zipfile(path) else '.h5'  # by which Keras goes
+        if path.suffix != suffix:
+            path = shutil.copy(path, Path(folder) / f'model{suffix}')
+        with silence():
+            return keras.saving.load_model(path, compile=False)
 
 
 def keras_version(path):
@@ -261,6 +256,7 @@ def keras_version(path):
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
             if {'config.json', 'metadata.json'} <= set(archive.namelist()):
+                check_package(archive.read('config.json').decode())
                 return json.loads(archive.read('metadata.json'))['keras_version']
     elif h5py.is_hdf5(path):
         with open_h5(path) as file:
@@ -268,6 +264,13 @@ def keras_version(path):
                 return decoded(file.attrs.get('keras_version', '2'))
         raise Refused(WEIGHTS_ALONE.format(path))
     raise Refused(other_kind(path))
+
+
+def check_package(config):
+    """Raises Refused if a model has layers of Keras's other package and that is not installed."""
+    if '"module": "keras_hub.' in config and not find_spec('keras_hub'):
+        raise Refused('it has layers of keras_hub: pip install keras-hub, then the same command '
+                      'again, which explains it or names the layer that it cannot explain')
 
 
 def other_kind(path):
@@ -284,11 +287,13 @@ def other_kind(path):
                 f"{families[path.name.lower()]}().save('{path.name.lower()}.keras')")
     if not path.is_file():
         return 'a folder' if path.is_dir() else 'no such file'
-    if path.suffix.lower() in SUFFIXES:
-        return SUFFIXES[path.suffix.lower()].format(path)
+    suffix = path.suffix.lower()
+    if suffix in OTHERS:
+        return (f'a network of {OTHERS[suffix]}; only those of Keras can be explained here (for '
+                'PyTorch there are Zennit and Captum)')
+    if suffix in ('.json', '.npz'):
+        return (LAYERS_ALONE if suffix == '.json' else WEIGHTS_ALONE).format(path)
     with open(path, 'rb') as file:
-        head = file.read(64)
-    for offset, content, kind in SIGNATURES:
-        if head[offset:].startswith(content):
-            return kind.format(path)
-    return 'not a model that Keras saved (.keras, .h5)'
+        if file.read(64).startswith(b'version https://git-lfs'):
+            return 'a pointer of Git LFS, not the file itself; run: git lfs pull'
+    return 'not a whole model that Keras saved (.keras, .h5), or only a part of the file'

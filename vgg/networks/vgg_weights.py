@@ -8,7 +8,7 @@ import numpy as np
 
 from common import Refused, keras
 from model import layer_table
-from networks.keras2 import open_h5
+from networks.keras2 import open_h5, reading
 
 ORIGIN = 'https://storage.googleapis.com/tensorflow/keras-applications/'
 PUBLISHED = {  # Keras's files, and their MD5
@@ -20,15 +20,11 @@ PUBLISHED = {  # Keras's files, and their MD5
 def downloaded(model):
     """The path of the ImageNet weights of 'vgg16' or 'vgg19', from Keras's cache or its server."""
     name, md5 = PUBLISHED[model]
-    try:
+    cache = Path(os.environ.get('KERAS_HOME', Path.home() / '.keras')) / 'models'
+    with reading(f'no ImageNet weights: copy {cache / name} there, or use --weights caltech101 or '
+                 '--weights lite0, which need no download'):
         url = f'{ORIGIN}{model}/{name}'
         return Path(keras.utils.get_file(name, url, cache_subdir='models', file_hash=md5))
-    except Exception as error:  # Keras raises of all kinds when it cannot download
-        cache = Path(os.environ.get('KERAS_HOME', os.path.expanduser('~/.keras'))) / 'models'
-        reason = ' '.join(str(error).split())
-        raise Refused(f'no ImageNet weights: {cache / name} does not exist and could not be '
-                      f'downloaded ({reason}); copy it there, or use --weights caltech101 or '
-                      '--weights lite0, which need no download') from None
 
 
 def read_weights(path, model):
@@ -37,10 +33,8 @@ def read_weights(path, model):
     Returns the layers, {layer name: function that returns w and b} and the class names or None.
     Raises Refused if the file cannot be read or holds other weights.
     """
-    try:
+    with reading('a damaged file'):
         arrays, classes = npz_arrays(path) if path.suffix == '.npz' else h5_arrays(path)
-    except Exception as error:  # NumPy, zipfile and h5py raise of all kinds
-        raise Refused(f'a damaged file ({error})') from None
     head = [w.shape[-1] for w, _ in arrays.values() if w.ndim == 2]
     layers = layer_table(model, head)
     shapes = {layer.name: (layer.kernel, layer.kernel[-1:]) for layer in layers if layer.kernel}
