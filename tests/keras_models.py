@@ -159,93 +159,72 @@ def curved(x):
     return apply(x, layers.DepthwiseConv2D(3), layers.Flatten(), layers.Dense(3, 'log_softmax'))
 
 
-def mixed_precision():
-    """As on a GPU."""
-    policy = keras.DTypePolicy('mixed_float16')
-    return scaled(convolutions(dtype=policy), layers.Flatten(),
-                  layers.Dense(3, activation='softmax'))
-
-
-# name: (function that builds it, mode of preprocessing, words of the first line of output)
+# name: (function that builds it, mode of preprocessing)
 MODELS = {
-    'vgg': (lambda: chain(convolutions(), head()), 'caffe',
-            '2 convolutions, 2 dense layers, 32x48, preprocessing caffe, 3 classes'),
+    'vgg': (lambda: chain(convolutions(), head()), 'caffe'),
     'vgg with batch normalisation': (
         lambda: chain(conv(use_bias=False, activation=None), layers.BatchNormalization(),
-                      layers.ReLU(), layers.MaxPooling2D(), head()), 'torch',
-        'preprocessing torch, 3 classes'),
-    'fine-tuned': (fine_tuned, None, '2 convolutions, 1 dense layer, 32x48, preprocessing in the '
-                                     'model, 4 classes'),
-    'truncated': (truncated, 'unit', '2 convolutions, 2 dense layers, 32x48, preprocessing unit'),
-    'twice nested': (twice_nested, None, '1 convolution, 2 dense layers'),
-    'preprocess_input inside': (lambda: functional(in_torch_mode), None,
-                                'preprocessing in the model'),
+                      layers.ReLU(), layers.MaxPooling2D(), head()), 'torch'),
+    'fine-tuned': (fine_tuned, None),
+    'truncated': (truncated, 'unit'),
+    'twice nested': (twice_nested, None),
+    'preprocess_input inside': (lambda: functional(in_torch_mode), None),
     'normalisation of pixels': (
         lambda: chain(layers.Normalization(mean=[120.0, 110.0, 100.0],
                                            variance=[2500.0, 3600.0, 4900.0]),
-                      convolutions(), head()), None, 'preprocessing in the model'),
+                      convolutions(), head()), None),
     'resizing inside': (lambda: chain(layers.Resizing(24, 24), layers.Rescaling(1 / 255),
-                                      convolutions(), head(), shape=(40, 30, 3)), None, '40x30'),
+                                      convolutions(), head(), shape=(40, 30, 3)), None),
     'one sigmoid': (lambda: scaled(convolutions(), layers.GlobalAveragePooling2D(),
-                                   layers.Dense(1, activation='sigmoid')), None, '2 classes'),
+                                   layers.Dense(1, activation='sigmoid')), None),
     'one sigmoid of maps': (lambda: scaled(conv(), layers.Conv2D(1, 3, strides=4),
                                            layers.GlobalAveragePooling2D(),
-                                           layers.Activation('sigmoid')), None, '2 classes'),
-    'one value': (lambda: scaled(convolutions(), head(1, None)), None, 'one value'),
-    'several sigmoids': (lambda: scaled(convolutions(), head(5, 'sigmoid')), None, '5 classes'),
+                                           layers.Activation('sigmoid')), None),
+    'one value': (lambda: scaled(convolutions(), head(1, None)), None),
+    'several sigmoids': (lambda: scaled(convolutions(), head(5, 'sigmoid')), None),
     'activations as layers': (
         lambda: scaled(conv(activation=None), layers.Activation('relu'), conv(activation=None),
                        layers.LeakyReLU(0.1), layers.MaxPooling2D(), conv(activation=None),
-                       layers.PReLU(), layers.Flatten(), layers.Dense(3), layers.Softmax()), None,
-        '3 convolutions, 1 dense layer'),
+                       layers.PReLU(), layers.Flatten(), layers.Dense(3), layers.Softmax()), None),
     'batch normalisation': (  # before and after ReLU, twice, after dense
         lambda: scaled(conv(activation=None), layers.BatchNormalization(),
                        layers.BatchNormalization(), layers.ReLU(), layers.BatchNormalization(),
                        layers.AveragePooling2D(2), layers.BatchNormalization(), conv(),
                        layers.Flatten(), layers.Dense(8, activation='relu'),
-                       layers.BatchNormalization(), layers.Dense(3)), None, '2 dense layers'),
+                       layers.BatchNormalization(), layers.Dense(3)), None),
     'batch normalisation of pixels and logits': (
         lambda: chain(layers.BatchNormalization(), conv(padding='valid'), layers.Flatten(),
                       layers.Dense(3), layers.BatchNormalization(scale=False), layers.Softmax()),
-        'unit', '1 convolution, 1 dense layer'),
+        'unit'),
     'strides, padding, groups': (
         lambda: scaled(layers.ZeroPadding2D(((1, 2), (3, 0))),
                        layers.Conv2D(6, (5, 3), strides=2, activation='relu'),
                        layers.Conv2D(6, 2, strides=(2, 1), padding='same', activation='relu'),
                        layers.MaxPooling2D(3, 2, padding='same'), conv(groups=2, dilation_rate=2),
-                       layers.AveragePooling2D((2, 3), padding='same'), head()), None,
-        '3 convolutions, 2 dense layers'),
-    'linear maps, averaged': (
-        lambda: scaled(conv(activation=None), layers.AveragePooling2D(2), conv(activation=None),
-                       layers.MaxPooling2D(), head(3, None)), None, '2 convolutions'),
-    'convolutions alone': (
-        lambda: scaled(convolutions(), layers.Conv2D(3, 1), layers.GlobalAveragePooling2D(),
-                       layers.Softmax()), None, '3 convolutions, 0 dense layers'),
-    'dense on maps': (lambda: scaled(convolutions(), layers.Dense(5, activation='relu'),
-                                     layers.Reshape((-1,)), layers.Dense(3)), None,
-                      '3 convolutions, 1 dense layer'),
-    'what only trains': (
+                       layers.AveragePooling2D((2, 3), padding='same'), head()), None),
+    'convolutions alone, with what only trains': (
         lambda: chain(layers.GaussianNoise(0.1), layers.Rescaling(1 / 255), layers.Identity(),
-                      conv(), layers.SpatialDropout2D(0.3), layers.MaxPooling2D(),
-                      layers.Dropout(0.5), layers.Flatten(), layers.GaussianDropout(0.3),
-                      layers.Dense(3)), None, '1 convolution'),
-    'grey': (lambda: chain(convolutions(), head(), shape=(28, 28, 1)), 'none',
-             '28x28, no preprocessing, 3 classes'),
-    'grey, three times': (lambda: functional(grey_to_colours, (28, 28, 1)), 'unit', '28x28'),
+                      convolutions(), layers.SpatialDropout2D(0.3), layers.Conv2D(3, 1),
+                      layers.GlobalAveragePooling2D(), layers.Dropout(0.5), layers.Softmax()), None),
+    'dense on maps': (lambda: scaled(convolutions(), layers.Dense(5, activation='relu'),
+                                     layers.Reshape((-1,)), layers.Dense(3)), None),
+    'grey': (lambda: chain(convolutions(), head(), shape=(28, 28, 1)), 'none'),
+    'grey, three times': (lambda: functional(grey_to_colours, (28, 28, 1)), 'unit'),
     'no convolution': (lambda: chain(layers.Flatten(), layers.Dense(30, activation='relu'),
-                                     layers.Dense(3), shape=(12, 10, 3)), 'tf',
-                       '0 convolutions, 2 dense layers, 12x10, preprocessing tf'),
+                                     layers.Dense(3), shape=(12, 10, 3)), 'tf'),
     'any size': (lambda: scaled(layers.Conv2D(4, 7, strides=4, activation='relu'),
                                 layers.MaxPooling2D(4), layers.GlobalAveragePooling2D(),
-                                layers.Dense(3), shape=(None, None, 3)), None, '224x224'),
-    'residual': (lambda: functional(residual), None, '5 convolutions, 1 dense layer'),
-    'moved': (lambda: functional(moved), None, '3 convolutions, 2 dense layers'),
-    'mixed': (lambda: functional(mixed), None, '7 convolutions, 1 dense layer'),
-    'mixer': (lambda: functional(mixer), None, '0 convolutions, 6 dense layers'),
-    'attentive': (lambda: functional(attentive), None, '3 convolutions, 6 dense layers'),
-    'curved': (lambda: functional(curved), None, '5 convolutions, 1 dense layer'),
-    'mobile': (lambda: functional(mobile), None, '6 convolutions, 1 dense layer'),
-    'mixed precision': (mixed_precision, None, '2 convolutions, 1 dense layer'),
+                                layers.Dense(3), shape=(None, None, 3)), None),
+    'residual': (lambda: functional(residual), None),
+    'moved': (lambda: functional(moved), None),
+    'mixed': (lambda: functional(mixed), None),
+    'mixer': (lambda: functional(mixer), None),
+    'attentive': (lambda: functional(attentive), None),
+    'curved': (lambda: functional(curved), None),
+    'mobile': (lambda: functional(mobile), None),
+    'mixed precision': (lambda: scaled(
+        convolutions(dtype=keras.DTypePolicy('mixed_float16')), layers.Flatten(),
+        layers.Dense(3, activation='softmax')), None),
 }
 
 

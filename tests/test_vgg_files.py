@@ -16,7 +16,7 @@ from keras import layers
 import numpy as np
 from PIL import Image
 import pytest
-from small_vgg import photograph, run
+from small_vgg import photograph, random_weights, run
 
 KERAS2 = ROOT / 'tests' / 'keras2'
 NAMES = ['cat', 'dog', 'eel', 'fox']
@@ -33,19 +33,15 @@ def lrp(tmp_path, monkeypatch, capsys):
     return command
 
 
-def network(outputs=len(NAMES), activation='softmax', bias=0.0):
-    """Saved as net.keras and net.h5. bias: of all units of the convolution."""
+def network():
+    """Saved as net.keras and net.h5."""
     keras.utils.set_random_seed(0)
     model = keras.Sequential([
         keras.Input((16, 16, 3)), layers.Conv2D(4, 3, activation='relu'), layers.MaxPooling2D(),
-        layers.Flatten(), layers.Dense(outputs, activation=activation)])
-    model.layers[0].bias.assign(np.full(4, bias, np.float32))
+        layers.Flatten(), layers.Dense(len(NAMES), activation='softmax')])
     model.save('net.keras')
     model.save('net.h5')
     return model
-
-
-USED = ['--weights', 'net.keras', '--preprocessing', 'unit']
 
 
 # Networks
@@ -107,18 +103,20 @@ def other_files(model):
     contents = {
         'network.json': (model.to_json().encode(), ['model_from_json', 'load_weights', 'save(']),
         'pointer.h5': (b'version https://git-lfs.github.com/spec/v1\nsize 5\n', ['git lfs pull']),
-        'saved/saved_model.pb': (b'\x08\x01', ['SavedModel', "load_model('saved').save("]),
+        'saved/saved_model.pb': (b'\x08\x01', ["model.save('my.keras')", "load_model('saved')"]),
         'cp.ckpt.index': (b'\0', ['checkpoint', "load_weights('cp.ckpt')"]),
-        'model.tflite': (b'\x1c\0\0\0TFL3' + bytes(200), ['TensorFlow Lite', 'Keras']),
         'model.onnx': (b'\x08\x08\x12\x07pytorch', ['ONNX', 'Keras']),
-        'cut.keras': (Path('net.keras').read_bytes()[:2000], ['incomplete'])}
+        'cut.keras': (Path('net.keras').read_bytes()[:2000], ['a part of the file'])}
     for name, (content, _) in contents.items():
         Path(name).write_bytes(content)
-    for name, member in ('model.pt', 'model/data.pkl'), ('other.zip', 'config.json'):
-        with zipfile.ZipFile(name, 'w') as archive:
-            archive.writestr(member, b'\x80\x02}q\0.')
+    with zipfile.ZipFile('model.pt', 'w') as archive:
+        archive.writestr('model/data.pkl', b'\x80\x02}q\0.')
+    model.save_weights('my.weights.h5')
+    np.savez('my.npz', **random_weights())
+    whole = ['build the model', 'load_weights(', "save('my.keras')"]
     return {**{name: words for name, (_, words) in contents.items()}, 'saved': ['SavedModel'],
-            'model.pt': ['PyTorch', 'Zennit'], 'other.zip': ['a zip file without a network']}
+            'model.pt': ['PyTorch', 'Zennit'], 'my.weights.h5': whole, 'my.npz': whole,
+            'ResNet50': ["keras.applications.ResNet50().save('resnet50.keras')"]}
 
 
 def test_other_files_are_named_with_what_to_do(lrp):
@@ -126,16 +124,6 @@ def test_other_files_are_named_with_what_to_do(lrp):
         end = lrp('a.png', '--weights', name)
         line, = end.err
         assert end.status == 2 and all(word in line for word in [name, *words]), line
-
-
-def test_preprocessing_is_asked_for(lrp):
-    """With what the network sees in the first picture in each mode."""
-    network()
-    end = lrp('a.png', '--weights', 'net.keras')
-    assert end.status == 2 and '--preprocessing caffe|tf|torch|unit|none' in end.err[0]
-    listed = [line for line in end.out if '--preprocessing' in line]
-    assert [line.split()[1] for line in listed] == ['caffe', 'tf', 'torch', 'unit', 'none']
-    assert all(line.endswith('in a.png') and ' class ' in line for line in listed)
 
 
 # Class names
@@ -151,38 +139,39 @@ CONTENTS = {
     'wordnet': b'n02123045 cat\nn02123046 dog\nn02123047 eel\nn02123048 fox\n',
     'list': json.dumps(NAMES).encode(),
     'class_indices': json.dumps({'dog': 1, 'cat': 0, 'fox': 3, 'eel': 2}).encode(),
-    'by index': json.dumps({str(i): ['n0', name] for i, name in enumerate(NAMES)}).encode()}
+    'by index': json.dumps({str(i): [f'n0212304{5 + i}', name]
+                            for i, name in enumerate(NAMES)}).encode()}
 
 
 @pytest.mark.parametrize('kind', CONTENTS)
-def test_class_names(kind):
-    assert scripts('vgg').class_names.names_in(CONTENTS[kind]) == NAMES
+def test_class_names(tmp_path, kind):
+    (tmp_path / 'names').write_bytes(CONTENTS[kind])
+    class_names = scripts('vgg').class_names
+    assert class_names.names_in(class_names.decoded(tmp_path / 'names')) == NAMES
+    if kind in ('wordnet', 'by index'):
+        target = 'n02123047'
+        assert class_names.find_target(target, NAMES, path=tmp_path / 'names') == 2
+        with pytest.raises(scripts('vgg').common.Refused, match='WordNet'):
+            class_names.find_target(target, NAMES)
 
 
 def test_names_with_numbers_of_their_own_are_kept():
     for names in (['7 up', '3 musketeers'], ['0', '1'], ['1 euro', '2 euro', '5 euro']):
-        assert scripts('vgg').class_names.names_in('\n'.join(names).encode()) == names
+        assert scripts('vgg').class_names.names_in('\n'.join(names)) == names
 
 
 def test_classes_that_are_not_named_or_not_there(lrp):
     network()
+    Path('three.txt').write_text('cat\ndog\neel\n')
+    Path('odd.json').write_text('{"cat": [1]}')
     for options, words in [
-            (['--classes', 'nowhere.txt'], ['nowhere.txt: no such file', '--target']),
+            (['--classes', 'nowhere.txt'], ['nowhere.txt: no file', '--target']),
             (['--target', 'cat'], ['cat', '--classes']),
             (['--classes', 'three.txt'], ['three.txt has 3 names', '4 classes']),
-            (['--classes', 'odd.json'], ['odd.json', 'not a readable list'])]:
-        Path('three.txt').write_text('cat\ndog\neel\n')
-        Path('odd.json').write_text('{"cat": [1]}')
-        end = lrp('a.png', *USED, *options)
+            (['--classes', 'odd.json'], ['odd.json'])]:
+        end = lrp('a.png', '--weights', 'net.keras', '--preprocessing', 'unit', *options)
         line, = end.err
         assert end.status == 2 and all(word in line for word in words), line
-
-
-def test_a_heatmap_of_zeros_is_said(lrp):
-    """All units are 0, whatever the picture."""
-    network(bias=-1e4)
-    line, = lrp('a.png', *USED, '--rule', 'epsilon', 'deep-taylor').out
-    assert line.endswith('the heatmap is zero everywhere: epsilon, deep-taylor')
 
 
 @pytest.mark.parametrize('side, pictures', [(64, 8), (1024, 7)])
@@ -191,8 +180,8 @@ def test_batch_is_as_large_as_memory_allows(side, pictures):
     model = keras.Sequential([keras.Input((side, side, 1)), layers.Conv2D(64, 3, padding='same'),
                               layers.GlobalAveragePooling2D(), layers.Dense(2)])
     vgg = scripts('vgg')
-    network = vgg.network.keras_network(Path('net.keras'), model, 'unit', [])
-    assert vgg.explainer.Explainer(network).batch_size == pictures
+    network = vgg.network.open_network(model, 'unit')
+    assert vgg.explainer.Explainer(network, []).batch_size == pictures
 
 
 def test_float32_keeps_its_bits_on_a_gpu():
