@@ -51,7 +51,7 @@ def fine_tuned():
     base = functional(lambda x: apply(x, convolutions()))
     inputs = keras.Input(POOLED)
     x = base(keras.applications.vgg16.preprocess_input(inputs), training=False)
-    x = layers.Dropout(0.2)(layers.GlobalAveragePooling2D()(x))
+    x = layers.Dropout(0.2)(layers.GlobalMaxPooling2D()(x))
     return keras.Model(inputs, layers.Dense(4, activation='softmax')(x))
 
 
@@ -60,23 +60,6 @@ def twice_nested():
     middle = functional(lambda x: layers.BatchNormalization()(inner(x)))
     return chain(layers.RandomFlip('horizontal'), layers.Rescaling(1 / 127.5, -1), middle,
                  layers.RandomZoom(0.1), layers.MaxPooling2D(), head())
-
-
-def truncated():
-    """The lower part of a larger model, cut at one of its layers."""
-    whole = chain(convolutions(), convolutions())
-    return chain(keras.Model(whole.inputs, whole.layers[2].output),
-                 layers.GlobalMaxPooling2D(keepdims=True), head())
-
-
-def in_torch_mode(x):
-    x = keras.applications.imagenet_utils.preprocess_input(x, mode='torch')
-    return apply(x, convolutions(), head())
-
-
-def grey_to_colours(x):
-    """A model for colours on grey pictures: the channel three times."""
-    return apply(layers.Concatenate()([x, x, x]), convolutions(), head())
 
 
 def residual(x):
@@ -103,7 +86,7 @@ def mobile(x):
 def moved(x):
     """Channels shuffled (ShuffleNet), split, swapped, sliced; places copied, padded, flipped."""
     ops = keras.ops
-    x = conv()(layers.Rescaling(1 / 255)(x[:, 2:, :40]))
+    x = conv()(layers.Rescaling(1 / 255)(x)[:, 2:, :40])
     x = layers.Reshape((30, 40, 6))(layers.Permute((1, 2, 4, 3))(layers.Reshape((30, 40, 2, 3))(x)))
     one, two = ops.split(x, 2, axis=-1)
     x = layers.Concatenate()([two, ops.flip(one, 2), ops.roll(x[..., 1:3], 1, axis=1)])
@@ -166,9 +149,7 @@ MODELS = {
         lambda: chain(conv(use_bias=False, activation=None), layers.BatchNormalization(),
                       layers.ReLU(), layers.MaxPooling2D(), head()), 'torch'),
     'fine-tuned': (fine_tuned, None),
-    'truncated': (truncated, 'unit'),
     'twice nested': (twice_nested, None),
-    'preprocess_input inside': (lambda: functional(in_torch_mode), None),
     'normalisation of pixels': (
         lambda: chain(layers.Normalization(mean=[120.0, 110.0, 100.0],
                                            variance=[2500.0, 3600.0, 4900.0]),
@@ -205,11 +186,13 @@ MODELS = {
     'convolutions alone, with what only trains': (
         lambda: chain(layers.GaussianNoise(0.1), layers.Rescaling(1 / 255), layers.Identity(),
                       convolutions(), layers.SpatialDropout2D(0.3), layers.Conv2D(3, 1),
-                      layers.GlobalAveragePooling2D(), layers.Dropout(0.5), layers.Softmax()), None),
+                      layers.GlobalAveragePooling2D(), layers.Dropout(0.5),
+                      layers.Softmax()), None),
     'dense on maps': (lambda: scaled(convolutions(), layers.Dense(5, activation='relu'),
                                      layers.Reshape((-1,)), layers.Dense(3)), None),
     'grey': (lambda: chain(convolutions(), head(), shape=(28, 28, 1)), 'none'),
-    'grey, three times': (lambda: functional(grey_to_colours, (28, 28, 1)), 'unit'),
+    'grey, three times': (lambda: functional(lambda x: apply(
+        layers.Concatenate()([x, x, x]), convolutions(), head()), (28, 28, 1)), 'unit'),
     'no convolution': (lambda: chain(layers.Flatten(), layers.Dense(30, activation='relu'),
                                      layers.Dense(3), shape=(12, 10, 3)), 'tf'),
     'any size': (lambda: scaled(layers.Conv2D(4, 7, strides=4, activation='relu'),

@@ -65,26 +65,14 @@ def test_network_of_keras_2(file):
                                atol=5e-3 * np.abs(expected).max())
 
 
-def other_layer(entry):
-    """Turns a convolution into a layer with code of its own."""
-    if entry['class_name'] == 'Conv2D':
-        entry['class_name'] = 'Lambda'
-
-
-def crop(entry):
-    """Turns a reversal of channels, [..., ::-1], into [..., 1:]."""
-    if entry['class_name'] == 'SlicingOpLambda':
-        entry['inbound_nodes'][0][3]['slice_spec'][-1].update(start=1, step=None)
-
-
-@pytest.mark.parametrize('change', [other_layer, crop])
-def test_unknown_network_of_keras_2_is_refused(lrp, change):
+@pytest.mark.parametrize('entry, other', [
+    ('"class_name": "Conv2D"', '"class_name": "Lambda"'),  # code of its own
+    ('"start": null, "stop": null, "step": -1', '"start": 1, "stop": null, "step": null')])
+def test_unknown_network_of_keras_2_is_refused(lrp, entry, other):
     shutil.copy(KERAS2 / 'caffe.h5', 'net.h5')
     with h5py.File('net.h5', 'r+') as file:
-        config = json.loads(file.attrs['model_config'])
-        for entry in config['config']['layers']:
-            change(entry)
-        file.attrs['model_config'] = json.dumps(config)
+        assert entry in file.attrs['model_config']
+        file.attrs['model_config'] = file.attrs['model_config'].replace(entry, other)
     end = lrp('a.png', '--weights', 'net.h5')
     assert end.status == 2 and len(end.err) == 1 and 'net.h5' in end.err[0]
 

@@ -161,7 +161,7 @@ def apply_node(name, layer, node, tensor):
                if key not in ('training', 'mask', 'name', 'data_format') and value is not None}
     inputs = [argument(each, tensor) for each in node]
     if layer == '__operators__.getitem':
-        return inputs[0][tuple(map(index, options['slice_spec']))]
+        return inputs[0][tuple(argument(each, tensor) for each in options['slice_spec'])]
     if isinstance(layer, str) and layer in OPERATIONS:
         inputs += [argument(value, tensor) for value in options.values()]
         output = getattr(keras.ops, OPERATIONS[layer])(*inputs)
@@ -173,19 +173,14 @@ def apply_node(name, layer, node, tensor):
 
 
 def argument(value, tensor):
-    """A tensor, a number or an array, from a reference or what stands in its place."""
+    """A tensor, an array, a slice or a number, from what stands for it in the file."""
+    if isinstance(value, dict):
+        return slice(value['start'], value['stop'], value['step']) if 'start' in value else ...
     if not isinstance(value, list):
         return value
     if value[0] == CONSTANT:
         return value[2]
     return tensor(value) if isinstance(value[0], str) else np.float32(value)
-
-
-def index(entry):
-    """A number, a slice or an ellipsis, from an index."""
-    if not isinstance(entry, dict):
-        return entry
-    return slice(entry['start'], entry['stop'], entry['step']) if 'start' in entry else ...
 
 
 # Weights

@@ -14,7 +14,7 @@ import numpy as np
 from common import Refused, keras
 from model import LINEAR, PIXELS, SIZE, Layer
 from networks.keras_layers import LEFT_OUT, MAKERS, PREPROCESSING, WEIGHING
-from networks.keras_operations import CROPS, MOVES, activation_of, move, refuse
+from networks.keras_operations import MOVES, activation_of, refuse
 
 
 class Step(NamedTuple):
@@ -128,17 +128,17 @@ class Table:
         self.layers, self.read = {}, {}  # by name
         self.shapes = {}  # of the outputs of each layer, without the batch
         self.names = {}  # {id of a tensor: the layer that makes it}
-        self.raw = {id(tensor): (tensor, [])}  # before all weights: the same uncropped, and crops
+        self.raw = {id(tensor): tensor}  # the picture, and what preprocessing makes of it
         self.pixels = None  # the one of them that the first layers read
         self.readers = [id(tensor) for step in steps for tensor in step.inputs]
 
     def take(self, step):
         """Adds a step to what preprocesses the picture or to the table."""
         kind = type(step.operation).__name__
-        if step.inputs and all(id(tensor) in self.raw for tensor in step.inputs):
-            if early := self.preprocessed(step, kind):
-                self.raw[id(step.output)] = early
-                return
+        early = step.inputs and all(id(tensor) in self.raw for tensor in step.inputs)
+        if early and (kind in PREPROCESSING or kind in MOVES and stays(step)):
+            self.raw[id(step.output)] = step.output
+            return
         if getattr(step.operation, 'data_format', None) not in ('channels_last', None):
             refuse(step.name, 'its channels come first')
         if not step.output.shape or step.output.shape[0] is not None:
@@ -148,30 +148,16 @@ class Table:
             refuse(step.name, f'{kind} cannot be explained')
         self.names[id(step.output)] = MAKERS[kind](self, step, inputs)
 
-    def preprocessed(self, step, kind):
-        """What `raw` holds of the output of a step before all weights; None if it is a layer."""
-        tensors, crops = zip(*(self.raw[id(tensor)] for tensor in step.inputs))
-        kept = kind in PREPROCESSING or kind in MOVES and stays(step)
-        if kept and not any(crops):
-            return step.output, []
-        if kept and len(tensors) == 1 and kind in CROPS | PREPROCESSING - {'Resizing'}:
-            return step.function(*tensors), crops[0]
-        return (tensors[0], [*crops[0], step]) if kind in CROPS and not kept else None
-
     def name_of(self, tensor, step):
         """The layer that makes a tensor; the first ones read the picture, preprocessed by Keras."""
         if id(tensor) in self.names:
             return self.names[id(tensor)]
-        pixels, crops = self.raw[id(tensor)]
-        if self.pixels is not None and pixels is not self.pixels:
+        if self.pixels is not None and self.pixels is not tensor:
             refuse(step.name, 'it reads a picture preprocessed differently from that of other '
                               'layers')
-        self.pixels, name = pixels, PIXELS
-        self.shapes[PIXELS] = (*pixels.shape[1:], 1)[:3]
-        for crop in crops:
-            name = move(self, crop, [name])
-        self.names[id(tensor)] = name
-        return name
+        self.pixels = tensor
+        self.shapes[PIXELS] = (*tensor.shape[1:], 1)[:3]
+        return PIXELS
 
     def add(self, name, kind, inputs, output, read=None, **geometry):
         """Adds a layer whose outputs are like the tensor `output`. Returns its name."""

@@ -37,7 +37,8 @@ class Preprocessing(NamedTuple):
             preprocess = keras.applications.imagenet_utils.preprocess_input
             x = preprocess(x, data_format='channels_last', mode=self.mode)
         if self.inside:
-            x = run_quietly(self.inside, x)
+            with warnings.catch_warnings(action='ignore'):  # of how models of Keras 2 take inputs
+                x = keras.tree.flatten(self.inside(x, training=False))[0]  # it may be in a dict
         return np.asarray(x, images.dtype)
 
     def suits(self):
@@ -67,9 +68,7 @@ class Preprocessing(NamedTuple):
 
     def reverses(self):
         """Whether red, green, blue become blue, green, red."""
-        if self.size[-1] != 3:
-            return False
-        red = self(np.ones((1, *self.size)) * np.float64([255, 0, 0]))[0]
+        red = self(np.ones((1, *self.size)) * np.eye(self.size[-1])[0] * 255)[0]
         changed = np.abs(red - self.shades()[0]).sum((0, 1))
         return len(changed) == 3 and changed.argmax() == 2
 
@@ -92,13 +91,6 @@ def ramp(shape, axis):
     n = shape[axis]
     rise = ((np.arange(n) + 0.5) / n).reshape([-1 if i == axis else 1 for i in range(3)])
     return np.broadcast_to(rise, shape)
-
-
-def run_quietly(model, x):
-    """What a Keras model makes of x, without warnings of how models of Keras 2 take inputs."""
-    with warnings.catch_warnings():
-        warnings.simplefilter('ignore')
-        return keras.tree.flatten(model(x, training=False))[0]  # it may stand in a dict
 
 
 def ask(path, seen):
