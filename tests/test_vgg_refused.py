@@ -67,6 +67,7 @@ REFUSED = [  # a function that builds the model, and words of the message
     (lambda: small(head(), shape=(8, 8, 5)), r'\(None, 8, 8, 5\)'),
     (lambda: small(layers.GlobalMaxPooling2D(data_format='channels_first')), 'channels come first'),
     (lambda: chain(layers.Resizing(12, 12, crop_to_aspect_ratio=True), conv(), head()), 'cuts'),
+    (lambda: chain(layers.CenterCrop(8, 8), layers.Rescaling(2.0), conv(), head()), 'in front'),
     (lambda: chain(layers.RandomCrop(6, 6, name='odd'), head()), 'layer odd')]
 
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from common import Refused, keras
 from model import LINEAR, PIXELS, SIZE, Layer
-from networks.keras_layers import LEFT_OUT, MAKERS, PREPROCESSING, WEIGHING
+from networks.keras_layers import LEFT_OUT, MAKERS, PREPROCESSING
 from networks.keras_operations import MOVES, activation_of, refuse
 
 
@@ -139,6 +139,9 @@ class Table:
         if early and (kind in PREPROCESSING or kind in MOVES and stays(step)):
             self.raw[id(step.output)] = step.output
             return
+        if kind in PREPROCESSING - {'Resizing'} and not self.read:
+            refuse(step.name, 'it preprocesses what a crop or the like has made of the picture; save '
+                              'the model with this layer in front')
         if getattr(step.operation, 'data_format', None) not in ('channels_last', None):
             refuse(step.name, 'its channels come first')
         if not step.output.shape or step.output.shape[0] is not None:
@@ -179,7 +182,7 @@ class Table:
         activation = activation or activation_of(step.operation, step.function)
         if activation == 'linear':
             return name
-        layer, own = self.layers.get(name), type(step.operation).__name__ in WEIGHING
+        layer, own = self.layers.get(name), name == step.name
         free = layer and layer.activation == 'linear' and layer.kind in LINEAR
         if free and (own or self.only_reader(step)):
             self.layers[name] = layer._replace(activation=activation)

@@ -19,7 +19,6 @@ LEFT_OUT = {  # active only during training
 PREPROCESSING = {  # left to Keras where they stand in front of all weights
     'Rescaling', 'Normalization', 'Resizing', 'Pipeline', 'Cast', 'Add', 'Subtract', 'Multiply',
     'Divide', 'TrueDivide'}
-WEIGHING = {'Conv2D', 'Conv2DTranspose', 'DepthwiseConv2D', 'SeparableConv2D', 'Dense'}
 
 
 # Layers with weights
