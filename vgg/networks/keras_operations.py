@@ -39,20 +39,22 @@ def refuse(name, reason):
 # Sums and products
 
 def rescaling(table, step, inputs):
-    """A 'scale' of a Rescaling layer, or of an operation with numbers: factor and shift are what
-    it makes of 1 and 0."""
-    layer, shape = step.operation, table.shapes[inputs[0]]
-    rescaled = step.function
-    if type(layer).__name__ == 'Rescaling':  # itself only in float32
-        rescaled = lambda x: x * np.float64(layer.scale) + np.float64(layer.offset)
+    """A 'scale' of a Rescaling layer, or of an operation with numbers: what it makes of 0 and 1."""
+    layer, shape, function = step.operation, table.shapes[inputs[0]], step.function
+    if type(layer).__name__ == 'Rescaling':  # Keras has it only in float32
+        function = partial(rescaled, np.float64(layer.scale), np.float64(layer.offset))
     if len(inputs) > 1 or tuple(step.output.shape[1:]) != shape:
         refuse(step.name, f'{type(layer).__name__} of two signals cannot be explained')
-    shift, both = (np.asarray(rescaled(np.full((1, *shape), value))).reshape(-1, shape[-1])
+    shift, both = (np.asarray(function(np.full((1, *shape), value))).reshape(-1, shape[-1])
                    for value in (0.0, 1.0))
     if not np.isfinite(shift).all() or (shift != shift[0]).any() or (both != both[0]).any():
         refuse(step.name, 'it does not multiply each channel by one number')
     return table.add(step.name, 'scale', inputs, step.output,
                      partial(tuple, [both[:1] - shift[:1], shift[0]]), kernel=(1, shape[-1]))
+
+
+def rescaled(factor, shift, x):
+    return x * factor + shift
 
 
 def addition(table, step, inputs):
