@@ -13,49 +13,34 @@ from small_vgg import photograph, run
 import tensorflow as tf
 
 
-@pytest.fixture
-def opened():
-    """A function: opens a model or a file as the script does. Returns the explainer."""
-    made = []
-
-    def open_it(source, composites, mode=None):
-        made.append(scripts('vgg').explainer.open_explainer(
-            source, composites, preprocessing=mode, precision='float64', gradient=True))
-        return made[-1]
-    yield open_it
-    for explainer in made:
-        explainer.session.close()
+def opened(source, composites, mode=None):
+    """A model or a file, opened as the script does."""
+    return scripts('vgg').explainer.open_explainer(source, composites, preprocessing=mode,
+                                                   precision='float64', gradient=True)
 
 
 def pictures(size, n=3):
-    """Pictures as the network sees them: [n, height, width, channels] uint8, blocks of some
-    pixels."""
+    """Pictures of blocks, as the network sees them: [n, height, width, channels] uint8."""
     shape = n, -(-size[0] // 5), -(-size[1] // 5), size[2]
     blocks = np.random.default_rng(1).integers(0, 256, shape, np.uint8)
     return blocks.repeat(5, 1).repeat(5, 2)[:, :size[0], :size[1]]
 
 
-def outputs(model, mode, images):
-    """What Keras itself gives to images, in float32; one sigmoid as two classes."""
+def assert_outputs(explainer, model, mode):
+    """Outputs are those of Keras itself in float32; one sigmoid makes two classes."""
+    network, images = explainer.network, pictures(explainer.network.size)
     x = np.float32(images) / (255 if mode == 'unit' else 1)
     if mode in ('caffe', 'tf', 'torch'):
         x = keras.applications.imagenet_utils.preprocess_input(x, mode=mode)
     for layer in model._flatten_layers():
         layer.dtype_policy = 'float32'
-    found = np.float64(model(tf.constant(x), training=False))
-    last = getattr(model.layers[-1], 'activation', None)
-    one = last is keras.activations.sigmoid and found.shape[-1] == 1
-    return np.concatenate([1 - found, found], -1) if one else found
-
-
-def assert_outputs(explainer, model, mode):
-    images = pictures(explainer.network.size)
-    expected, logits = outputs(model, mode, images), explainer.classify(images)
-    network = explainer.network
-    found = network.probabilities(logits)
+    expected, logits = np.float64(model(x, training=False)), explainer.classify(images)
+    if network.end == 'sigmoid' and expected.shape[-1] == 1:
+        expected = np.concatenate([1 - expected, expected], -1)
     expected = network.probabilities(expected) if network.gives_logits else expected
     assert np.ptp(logits, 0).max() > 1e-3  # it is alive: pictures differ
-    assert np.abs(found - expected).max() < 1e-4 * max(1, np.abs(expected).max())
+    apart = np.abs(network.probabilities(logits) - expected).max()
+    assert apart < 1e-4 * max(1, np.abs(expected).max())
 
 
 class Subclassed(keras.Model):
@@ -80,7 +65,7 @@ def attributed(monkeypatch):
 
 
 @pytest.mark.parametrize('name', keras_models.MODELS)
-def test_explained_as_keras_computes(opened, monkeypatch, capsys, name):
+def test_explained_as_keras_computes(monkeypatch, capsys, name):
     """Outputs are Keras's, and epsilon is gradient x input."""
     mode, model = keras_models.MODELS[name][1], keras_models.build(name)
     rules = scripts('vgg').rules
@@ -96,7 +81,7 @@ def test_explained_as_keras_computes(opened, monkeypatch, capsys, name):
     assert np.abs(found - expected).max() < 1e-5 * np.abs(expected).max()
 
 
-def test_a_live_model_is_left_as_it_is(opened, tmp_path):
+def test_a_live_model_is_left_as_it_is(tmp_path):
     """Its logits are those of its file, .keras or .h5."""
     model, images = keras_models.build('twice nested'), pictures(keras_models.POOLED)
 
@@ -116,7 +101,7 @@ def test_a_live_model_is_left_as_it_is(opened, tmp_path):
 
 
 @pytest.mark.parametrize('name', ['one sigmoid', 'strides, padding, groups', 'dense on maps'])
-def test_rules_that_conserve_do(opened, name):
+def test_rules_that_conserve_do(name):
     """To the pixels, in a network without units that their bias alone lifts."""
     model = keras_models.build(name, lifted=False)
     explainer = opened(model, ['deep-taylor', 'wsquare'], keras_models.MODELS[name][1])
@@ -128,7 +113,7 @@ def test_rules_that_conserve_do(opened, name):
 
 # One sigmoid
 
-def test_one_sigmoid_is_two_classes_with_a_row_of_weights_each(opened):
+def test_one_sigmoid_is_two_classes_with_a_row_of_weights_each():
     """z+ on -w is not minus z+ on w: against loops over a dense layer with two rows."""
     keras.utils.set_random_seed(0)
     model = keras_models.chain(
@@ -207,7 +192,7 @@ def test_a_heatmap_that_shows_little_or_nothing_is_said(tmp_path, capsys, kernel
 
 
 @pytest.mark.parametrize('form', ['bfloat16', 'float64', 'in a dict', 'one of two'])
-def test_the_same_network_saved_otherwise(opened, form):
+def test_the_same_network_saved_otherwise(form):
     """In another precision; with its output in a dict; as one of two outputs of an inner model."""
     plain, picture = keras_models.build('vgg'), keras.Input(keras_models.POOLED)
     models = {

@@ -75,25 +75,20 @@ def open_h5(source):
 def model_of(entry):
     if entry['class_name'] != 'Sequential':
         return functional(entry)
-    layers = [layer_of(each) for each in entries_of(entry) if each['class_name'] != 'InputLayer']
+    layers = [layer_of(each) for each in entry['config']['layers']
+              if each['class_name'] != 'InputLayer']
     return keras.Sequential([keras.Input(input_shape(entry)), *layers], name=name_of(entry))
-
-
-def entries_of(model):
-    """The entries of a model's layers; early Sequential models are nothing but the list."""
-    return model['config'] if isinstance(model['config'], list) else model['config']['layers']
 
 
 def name_of(entry):
     """The name of a layer or model, without the / that Keras 3 does not allow."""
-    config = entry['config'] if isinstance(entry['config'], dict) else {}
-    return config.get('name', 'model').replace('/', '_')
+    return entry['config']['name'].replace('/', '_')
 
 
 def input_shape(entry):
     """The shape of the picture that a layer or model reads first."""
     while entry['class_name'] in MODELS:
-        entry = entries_of(entry)[0]
+        entry = entry['config']['layers'][0]
     return entry['config']['batch_input_shape'][1:]
 
 
@@ -230,7 +225,7 @@ def give_by_place(model, entry, group):
     group = group.get('layers') or group['_layer_checkpoint_dependencies']
     names = sorted(group, key=lambda name: int((re.findall(r'_(\d+)$', name) or [0])[0]))
     layers = {layer.name: layer for layer in model.layers}
-    for each in entries_of(entry):
+    for each in entry['config']['layers']:
         kind, layer = each['class_name'].lower(), layers.get(name_of(each))
         own = [name for name in names if re.sub(r'_\d+$', '', name).replace('_', '') == kind][:1]
         names = [name for name in names if name not in own]

@@ -40,21 +40,17 @@ def refuse(name, reason):
 
 def rescaling(table, step, inputs):
     """A 'scale' of a Rescaling layer, or of an operation with numbers: what it makes of 0 and 1."""
-    layer, shape, function = step.operation, table.shapes[inputs[0]], step.function
-    if type(layer).__name__ == 'Rescaling':  # Keras has it only in float32
-        function = partial(rescaled, np.float64(layer.scale), np.float64(layer.offset))
+    layer, kind, shape = step.operation, type(step.operation).__name__, table.shapes[inputs[0]]
+    function = step.function if kind != 'Rescaling' else (  # which Keras has only in float32
+        lambda x: x * np.float64(layer.scale) + np.float64(layer.offset))
     if len(inputs) > 1 or tuple(step.output.shape[1:]) != shape:
-        refuse(step.name, f'{type(layer).__name__} of two signals cannot be explained')
+        refuse(step.name, f'{kind} of two signals cannot be explained')
     shift, both = (np.asarray(function(np.full((1, *shape), value))).reshape(-1, shape[-1])
                    for value in (0.0, 1.0))
     if not np.isfinite(shift).all() or (shift != shift[0]).any() or (both != both[0]).any():
         refuse(step.name, 'it does not multiply each channel by one number')
     return table.add(step.name, 'scale', inputs, step.output,
                      partial(tuple, [both[:1] - shift[:1], shift[0]]), kernel=(1, shape[-1]))
-
-
-def rescaled(factor, shift, x):
-    return x * factor + shift
 
 
 def addition(table, step, inputs):
