@@ -1,7 +1,6 @@
 """Networks that users bring along, saved whole by Keras: rebuilt, they compute what Keras computes,
 and are explained as it is right. The models are those of keras_models.py."""
 from functools import partial
-from pathlib import Path
 
 from conftest import ROOT, scripts
 import keras
@@ -210,11 +209,8 @@ def test_family_of_keras_applications():
     """EfficientNet, narrow and shallow: gates, swish, normalisation inside."""
     from keras.src.applications.efficientnet import EfficientNet
     model = EfficientNet(0.1, 0.1, 64, weights=None, input_shape=(64, 64, 3), classes=5)
-    vgg = scripts('vgg')
-    network = vgg.network.keras_network(Path('my.keras'), keras_models.randomise(model), None, [])
-    explainer = vgg.explainer.Explainer(network, ['epsilon-gamma-box'])
-    assert network.compare(explainer.classify, [], 'float32')
-    r = explainer(pictures(network.size, 1)).relevance['epsilon-gamma-box']
+    explainer = scripts('vgg').explainer.open_explainer(keras_models.randomise(model))
+    r = explainer(pictures(explainer.network.size, 1)).relevance['epsilon-gamma-box']
     assert np.isfinite(r).all() and r.any()
 
 

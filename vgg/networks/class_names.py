@@ -101,7 +101,8 @@ def hint(text, classes):
         return '; the network does not name its classes: give an index, or --classes FILE'
     if re.fullmatch(WORDNET, text):
         return '; its WordNet ID is known only where the file of --classes has it: give its name'
-    words = {word: name for name in classes for word in [*name.lower().split(), name.lower()]}
+    names = [name.lower() for name in classes]
+    words = {word: name for name in names for word in [*name.split(), name]}
     close = difflib.get_close_matches(text.lower(), words, 3, cutoff=0.8)
-    names = dict.fromkeys(words[word] for word in close)
-    return f'; did you mean {" or ".join(names)}?' if names else ''
+    near = dict.fromkeys(words[word] for word in close)  # each once
+    return f'; did you mean {" or ".join(near)}?' if near else ''

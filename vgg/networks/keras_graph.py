@@ -100,9 +100,7 @@ def call(operation, arguments, options, i, *tensors):
     arguments, options = keras.tree.map_structure(
         lambda each: next(left) if isinstance(each, keras.KerasTensor) else each,
         (arguments, options))
-    symbolic = isinstance(tensors[0], keras.KerasTensor)
-    return keras.tree.flatten(
-        (operation if symbolic else operation.call)(*arguments, **options))[i]
+    return keras.tree.flatten(operation.call(*arguments, **options))[i]
 
 
 def halves(function, x):
@@ -140,8 +138,8 @@ class Table:
             self.raw[id(step.output)] = step.output
             return
         if kind in PREPROCESSING - {'Resizing'} and not self.read:
-            refuse(step.name, 'it preprocesses what a crop or the like has made of the picture; save '
-                              'the model with this layer in front')
+            refuse(step.name, 'it preprocesses a picture that was cut or turned before; save the '
+                              'model with this layer in front')
         if getattr(step.operation, 'data_format', None) not in ('channels_last', None):
             refuse(step.name, 'its channels come first')
         if not step.output.shape or step.output.shape[0] is not None:
