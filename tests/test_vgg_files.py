@@ -135,7 +135,7 @@ CONTENTS = {
 def test_class_names(tmp_path, kind):
     (tmp_path / 'names').write_bytes(CONTENTS[kind])
     class_names = scripts('vgg').class_names
-    assert class_names.names_in(class_names.decoded(tmp_path / 'names')) == NAMES
+    assert class_names.names_in(class_names.text_of(tmp_path / 'names')) == NAMES
     if kind in ('wordnet', 'by index'):
         target = 'n02123047'
         assert class_names.find_target(target, NAMES, path=tmp_path / 'names') == 2

@@ -18,7 +18,7 @@ def class_names(network, path=None):
         own, numbered = network.classes, [f'class {i}' for i in range(network.count)]
         return own if own and len(own) == network.count else numbered
     try:
-        names = names_in(decoded(path))
+        names = names_in(text_of(path))
     except (OSError, RecursionError, ValueError):
         raise Refused(f'--classes {path}: no file with the names of all classes, one on each line '
                       '(--target names the one to explain)') from None
@@ -28,7 +28,7 @@ def class_names(network, path=None):
     return names
 
 
-def decoded(path):
+def text_of(path):
     """The text in a file of UTF-8 or UTF-16."""
     content = Path(path).read_bytes()
     wide = content[:2] in (b'\xff\xfe', b'\xfe\xff')
@@ -85,7 +85,7 @@ def find_target(text, classes, option='--target', path=None):
             print(f"{option} {text}: the class named {text}, whose index is {fitting[0]}; "
                   f"for the class of index {text} write '#{text}'")
         return fitting[0]
-    if path and text in (ids := re.findall(WORDNET, decoded(path))) and len(ids) == len(classes):
+    if path and text in (ids := re.findall(WORDNET, text_of(path))) and len(ids) == len(classes):
         return ids.index(text)
     number = text.removeprefix('#')
     if not number.isdecimal():
