@@ -116,3 +116,5 @@ def test_target_by_name_or_index_where_names_are_numbers(capsys):
     assert capsys.readouterr().out == ''
     with pytest.raises(scripts('vgg').common.Refused, match='0 to 4'):
         find_target('#10', classes)
+    with pytest.raises(scripts('vgg').common.Refused, match='mean golden retriever'):
+        find_target('Goldn', ['tench', 'Golden retriever'])
