@@ -4,6 +4,7 @@ import contextlib
 import functools
 import importlib
 import io
+import logging
 import os
 from pathlib import Path
 import sys
@@ -13,6 +14,7 @@ from types import ModuleType
 
 os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
 os.environ['KERAS_BACKEND'] = 'tensorflow'
+logging.getLogger('tensorflow').setLevel(logging.ERROR)
 HERE = Path(__file__).resolve().parent
 
 
@@ -34,20 +36,14 @@ def silence():
         os.close(stderr)
 
 
-@functools.cache
-def quietly_imported(name):
-    with silence():
-        module = importlib.import_module(name)
-        if name.startswith('tensorflow'):
-            module.logging.set_verbosity(module.logging.ERROR)
-    return module
-
-
 class Lazy(ModuleType):
     """A module that is imported when first used: --help does not wait for TensorFlow."""
 
     def __getattr__(self, attribute):
-        return getattr(quietly_imported(self.__name__), attribute)
+        if self.__name__ not in sys.modules:
+            with silence():
+                importlib.import_module(self.__name__)
+        return getattr(sys.modules[self.__name__], attribute)
 
 
 tf, keras = Lazy('tensorflow.compat.v1'), Lazy('keras')
@@ -92,14 +88,10 @@ class Parser(argparse.ArgumentParser):
         """
         try:
             failures = job(self.parse_args(argv))
-            sys.stdout.flush()
         except Refused as error:
             self.error(str(error))
         except KeyboardInterrupt:
             self.exit(130, f'{self.prog}: stopped\n')
-        except BrokenPipeError:  # the reader of our output has gone
-            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-            self.exit(141)
         if failures:
             self.exit(1, ''.join(f'{self.prog}: {one_line(line)}\n' for line in failures))
 
@@ -151,8 +143,7 @@ def make_folder(folder):
     """Makes the folder for results. Raises Refused if nothing can be written there."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
+        tempfile.TemporaryFile(dir=folder).close()
     except OSError as error:
         raise Refused(f'cannot write to {folder} ({error.strerror})') from None
 
@@ -167,18 +158,16 @@ def encoded(save, *arguments, **options):
 def write(path, content):
     """Writes bytes or text to a temporary file and renames it: no half-written result is seen.
 
-    Raises Refused, with the OSError as its cause, if the file cannot be written.
+    Raises Refused if the file cannot be written.
     """
     temporary = path.with_name(f'.unfinished-{os.getpid()}-{path.name}')  # no other's
     try:
-        try:
-            with open(temporary, 'xb') as file:
-                file.write(content if isinstance(content, bytes) else content.encode())
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        temporary.write_bytes(content if isinstance(content, bytes) else content.encode())
+        os.replace(temporary, path)
     except OSError as error:
-        raise Refused(f'cannot write {path} ({error.strerror})') from error
+        raise Refused(f'cannot write {path} ({error.strerror})') from None
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def write_report(folder, name, figure, title, table):

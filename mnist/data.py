@@ -4,25 +4,22 @@ import numpy as np
 from common import Refused
 
 
-def load(path, *splits):
-    """Reads splits of the data set: 'train', 'validation' (the last sixth of x_train) or 'test'.
-
-    Returns (images [n, 28, 28] uint8, labels [n] int64) for each. Raises Refused.
-    """
-    if not path.exists():
-        raise Refused(f'no data file {path}')
+def read_arrays(path, *names):
+    """The arrays of these names in an .npz file. Raises Refused."""
     try:
         with open(path, 'rb') as opened, np.load(opened) as file:
-            arrays = {name: file[name] for name in ('x_train', 'y_train', 'x_test', 'y_test')}
+            return [file[name] for name in names]
     except Exception as error:  # NumPy raises of all kinds
-        raise Refused(f'{path} is not an MNIST .npz with x_train, y_train, x_test, y_test '
-                      f'({error})') from None
-    return [split_of(path, arrays, split) for split in splits]
+        raise Refused(f'{path} is no .npz file with {", ".join(names)} ({error})') from None
 
 
-def split_of(path, arrays, split):
+def load(path, split):
+    """Reads a split of the data set: 'train', 'validation' (the last sixth of x_train) or 'test'.
+
+    Returns images [n, 28, 28] uint8 and labels [n] int64. Raises Refused.
+    """
     part = 'test' if split == 'test' else 'train'
-    x, y = arrays[f'x_{part}'], arrays[f'y_{part}']
+    x, y = read_arrays(path, f'x_{part}', f'y_{part}')
     if x.dtype != np.uint8 or x.shape != (*y.shape, 28, 28) or set(np.unique(y)) - set(range(10)):
         raise Refused(f'{path}, {part}: images {x.dtype} {list(x.shape)}, labels {y.dtype} '
                       f'{list(y.shape)}; expected uint8 [n, 28, 28] and digits 0 to 9 [n]')
@@ -30,13 +27,11 @@ def split_of(path, arrays, split):
     return {'train': (x[:cut], y[:cut]), 'validation': (x[cut:], y[cut:]), 'test': (x, y)}[split]
 
 
-def epoch(images, labels, batch_size, rng, first=0):
-    """Yields the batches (images, warps, labels) of an epoch, from batch number `first` on.
-
-    The generator decides the order and the warps.
-    """
+def epoch(images, labels, batch_size, rng):
+    """Yields the batches (images, warps, labels) of an epoch. The generator decides the order and
+    the warps."""
     order, moves = rng.permutation(len(images)), warps(len(images), rng)
-    for start in range(first * batch_size, len(images), batch_size):
+    for start in range(0, len(images), batch_size):
         batch = order[start:start + batch_size]
         yield images[batch], moves[batch], labels[batch]
 

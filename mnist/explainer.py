@@ -6,7 +6,7 @@ import numpy as np
 from checkpoint import best_checkpoint, restore
 from common import Refused, open_session, tf
 from model import CLASSES, LAYERS, SIDE, forward, variables
-from rules import composites_of, relevance, start
+from rules import relevance, start
 
 BATCH = 100  # digits explained at once
 LEVELS = ['pixels', *(layer.name for layer in LAYERS)]  # where sums of relevance are taken
@@ -25,13 +25,13 @@ class Explanation(NamedTuple):
 class Explainer:
     """The trained network, its relevance graph for some rules, and the session that runs both.
 
-    rules: names in COMPOSITES, or {name: Composite}; gradient: whether `gradient` will be called.
+    composites: {name: Composite}; gradient: whether `gradient` will be called.
     """
 
-    def __init__(self, rules, logdir, gradient=False):
+    def __init__(self, composites, logdir, gradient=False):
         checkpoint = best_checkpoint(logdir)
         with tf.Graph().as_default():
-            self.build(variables(), composites_of(rules), gradient)
+            self.build(variables(), composites, gradient)
             wanted = {variable.op.name: variable for variable in tf.global_variables()}
             self.session = open_session()
             restore(self.session, tf.train.Saver(wanted), checkpoint, wanted)

@@ -7,7 +7,8 @@ from matplotlib.figure import Figure
 import numpy as np
 from PIL import Image
 
-from common import encoded, write
+from common import Refused, encoded, write
+from data import read_arrays
 
 
 def colour(r):
@@ -55,9 +56,8 @@ def recorded(path):
     """
     try:
         if path.suffix == '.npz':
-            with np.load(path) as file:
-                return list(file['digits'])
+            return list(read_arrays(path, 'digits')[0])
         with Image.open(path, formats=['JPEG']) as image:
             return json.loads(image.info['comment'])['picture']
-    except Exception:  # whatever else may stand there
+    except (Refused, OSError, LookupError, TypeError, ValueError):  # whatever else may stand there
         return None

@@ -24,8 +24,8 @@ import data
 from digit import digit
 from explainer import LEVELS, Explainer, explain_all
 from heatmaps import recorded, sheet, write_sheet
-from model import CLASSES, LAYERS
-from rules import COMPOSITES, DEFAULT, one_sign
+from model import CLASSES
+from rules import COMPOSITES, DEFAULT
 
 HEADS = ' '.join(f'{level:>9}' for level in LEVELS)
 
@@ -53,23 +53,13 @@ def read_pictures(paths):
     return digits, failed
 
 
-def unique(names):
-    """Appends _2, _3 ... to names that came before, even if their capitals differ."""
-    result = []
-    for name in names:
-        taken = {each.lower() for each in result}
-        numbered = itertools.chain([name], (f'{name}_{i}' for i in itertools.count(2)))
-        result.append(next(each for each in numbered if each.lower() not in taken))
-    return result
-
-
 def read_test_digits(args, explainer):
     """The Digits that the options name in the test set."""
-    (images, labels), = data.load(args.data, 'test')
+    images, labels = data.load(args.data, 'test')
     images, of = images / np.float32(255), f'of {args.data.name}'
     if not args.index:
         indices = pick(explainer, args.digit, images, labels, np.random.default_rng(args.seed))
-        return [Digit(images[i], f'digit {i}', f'a {labels[i]} {of}', f'{labels[i]}', labels[i])
+        return [Digit(images[i], f'digit {i}', f'a {labels[i]} {of}', f'{labels[i]}')
                 for i in indices]
     indices = range(len(images)) if 'all' in args.index else args.index
     if max(indices) >= len(images):
@@ -94,28 +84,24 @@ def pick(explainer, classes, images, labels, rng):
 # What is printed
 
 def shares(rule, found):
-    """What relevance started from [n], and its sum at each level, divided by that: [n, levels].
+    """The sum of relevance at each level, divided by where it started: [n, levels].
 
-    In a contrast by a rule of one sign all sums should be 0, otherwise all shares 1. Where a logit
-    is exactly 0 there is no relevance, and the shares are NaN.
+    NaN where it started at a logit of 0.
     """
-    one = one_sign(COMPOSITES[rule], LAYERS)
-    value = found.started[rule] if one else found.sums[rule][:, -1]
-    return value, found.sums[rule] / np.where(value, value, np.nan)[:, None]
+    started = found.started[rule][:, None]
+    return found.sums[rule] / np.where(started, started, np.nan)
 
 
 def table(rule, digits, found, against):
     """How much relevance arrives by one rule: a line for each digit."""
     other = '' if against is None else f' rather than {against}'
-    words = 'logit' if against is None else 'difference of logits'
-    if one_sign(COMPOSITES[rule], LAYERS):
-        words = '|logit|'
-    lines = [f'\n{rule}{other}: sum of relevance / {words} at each layer',
-             f'{"digit":>12} {"seen as":>7} {"target":>6} {words:>20} {HEADS}']
-    for i, (value, row) in enumerate(zip(*shares(rule, found))):
-        cells = ' '.join(f'{share:9.6f}' for share in row) if value else 'an empty heatmap'
+    lines = [f'\n{rule}{other}: sum of relevance / start at each layer',
+             f'{"digit":>12} {"seen as":>7} {"target":>6} {"start":>9} {HEADS}']
+    for i, row in enumerate(shares(rule, found)):
+        start = found.started[rule][i]
+        cells = ' '.join(f'{share:9.6f}' for share in row) if start else 'an empty heatmap'
         lines.append(f'{digits[i].name:>12} {found.logits[i].argmax():>7} {found.targets[i]:>6} '
-                     f'{value:>20.3f} {cells}')
+                     f'{start:>9.3f} {cells}')
     return '\n'.join(lines)
 
 
@@ -123,10 +109,10 @@ def summary(digits, found):
     """The accuracy, and for each rule and layer the largest loss of all digits."""
     accuracy = np.mean(found.logits.argmax(1) == [each.label for each in digits])
     lines = [f'{len(digits)} digits, accuracy {accuracy:.2%}',
-             'largest change of the sum of relevance / logit on the way to each layer:',
+             'largest change of the sum of relevance / start on the way to each layer:',
              f'{"":>18} {HEADS}']
     for rule in found.sums:
-        _, share = shares(rule, found)
+        share = shares(rule, found)
         losses = np.nanmax(np.abs(share - share[:, -1:]), 0)
         lines.append(f'{rule:>18} ' + ' '.join(f'{loss:9.2e}' for loss in losses))
     return '\n'.join(lines)
@@ -134,12 +120,14 @@ def summary(digits, found):
 
 # What is written
 
-def heading(rule, target, logits, against):
-    """What stands above a heatmap: the rule, and the class if it is not the one seen."""
-    name = f'{target}' if logits[target] > 0 else f'{target} (logit {logits[target]:.2f})'
-    if against is not None:
-        return f'{rule}:\n{name} rather than {against}'
-    return rule if target == logits.argmax() else f'{rule}:\n{name}'
+def unique(names):
+    """Appends _2, _3 ... to names that came before, even if their capitals differ."""
+    result = []
+    for name in names:
+        taken = {each.lower() for each in result}
+        numbered = itertools.chain([name], (f'{name}_{i}' for i in itertools.count(2)))
+        result.append(next(each for each in numbered if each.lower() not in taken))
+    return result
 
 
 def check_free(path, source, overwrite):
@@ -151,20 +139,22 @@ def check_free(path, source, overwrite):
         raise Refused(f'{path} is the result of {other}; choose another --results, or --overwrite')
 
 
-def draw(path, digit, target, logits, relevance, against):
-    """Writes a digit beside its heatmaps. relevance: {rule: [28, 28]}."""
-    heatmaps = {heading(rule, target, logits, against): r for rule, r in relevance.items()}
-    title = f'{digit.name} seen as {logits.argmax()}'
-    write_sheet(path, sheet(digit.image, title, heatmaps), {'picture': digit.source})
+def draw(path, digit, heatmaps, target, logits, against):
+    """Writes a digit beside its heatmaps {rule: [28, 28]}, named if not of the class seen alone."""
+    name = '' if target == logits.argmax() else f':\n{target} (logit {logits[target]:.1f})'
+    if against is not None:
+        name = f':\n{target} rather than {against}'
+    named = {f'{rule}{name}': r for rule, r in heatmaps.items()}
+    figure = sheet(digit.image, f'{digit.name} seen as {logits.argmax()}', named)
+    write_sheet(path, figure, {'picture': digit.source})
 
 
 def save_relevance(path, images, sources, found, against):
-    """Writes the relevance of all digits as numbers."""
+    """Writes the relevance of all digits as numbers, and the class to contrast with, or -1."""
     arrays = {f'relevance/{rule}': r for rule, r in found.relevance.items()}
-    if against is not None:
-        arrays['against'] = np.int64(against)
     write(path, encoded(np.savez, digits=sources, images=images, logits=found.logits,
-                        targets=found.targets, **arrays))
+                        targets=found.targets, against=-1 if against is None else against,
+                        **arrays))
     print(f'wrote {path}')
 
 
@@ -172,14 +162,12 @@ def save_relevance(path, images, sources, found, against):
 
 def explain(args):
     """Explains the digits named on the command line. Returns a line for each that failed."""
-    if args.against is not None and args.against == args.target:
+    if args.target is not None and args.against == args.target:
         raise Refused(f'--against {args.against} is the target itself')
     make_folder(args.results)
-    explainer = Explainer(args.rule, args.logdir)
-    if args.image:
-        digits, failed = read_pictures(args.image)
-    else:
-        digits, failed = read_test_digits(args, explainer), []
+    explainer = Explainer({rule: COMPOSITES[rule] for rule in args.rule}, args.logdir)
+    digits, failed = read_pictures(args.image or [])
+    digits = digits if args.image else read_test_digits(args, explainer)
     if digits:
         explain_digits(args, explainer, digits)
     return failed
@@ -187,7 +175,7 @@ def explain(args):
 
 def explain_digits(args, explainer, digits):
     """Writes and prints all that the command line asks for."""
-    every = args.index is not None and 'all' in args.index  # too many for pictures
+    every = 'all' in (args.index or [])  # too many for pictures
     names = [] if every else unique([each.result for each in digits])
     paths = [args.results / f'{name}.jpg' for name in names]
     numbers, sources = args.results / 'relevance.npz', [each.source for each in digits]
@@ -200,8 +188,8 @@ def explain_digits(args, explainer, digits):
     if args.save_relevance:
         save_relevance(numbers, images, sources, found, args.against)
     for i, path in enumerate(paths):
-        relevance = {rule: r[i] for rule, r in found.relevance.items()}
-        draw(path, digits[i], found.targets[i], found.logits[i], relevance, args.against)
+        heatmaps = {rule: r[i] for rule, r in found.relevance.items()}
+        draw(path, digits[i], heatmaps, found.targets[i], found.logits[i], args.against)
     if every:
         print(summary(digits, found))
     else:

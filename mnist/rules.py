@@ -93,11 +93,6 @@ DEFAULT = ['epsilon-gamma-box', 'deep-taylor']
 ONE_SIGN = {box, zplus}  # share out what raises z, whatever z's sign
 
 
-def composites_of(rules):
-    """{name: Composite} of names in COMPOSITES, or of such a dictionary."""
-    return dict(rules) if isinstance(rules, dict) else {name: COMPOSITES[name] for name in rules}
-
-
 def rule_of(composite, layer):
     """The rule of a layer. Those without weights have the same one in all composites."""
     if layer.kind == 'max':

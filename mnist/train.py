@@ -3,8 +3,8 @@
     python mnist/train.py
 
 Writes checkpoints and TensorBoard summaries to mnist/logs/ and prints the accuracy on the test set:
-about 99.4% after two minutes. A training that was stopped, or even killed, goes on from its last
-checkpoint when it is started again, and gives the same weights as one that was not. `tensorboard
+about 99.4% after two minutes. A training that was stopped, or even killed, goes on after its last
+whole epoch when it is started again, and gives the same weights as one that was not. `tensorboard
 --logdir mnist/logs` (not among the requirements) shows the curves and the graph.
 """
 from functools import partial
@@ -15,11 +15,10 @@ import numpy as np
 from checkpoint import best_checkpoint, checkpoints, restore
 from common import (
     Parser, Refused, add_paths, count, make_folder, number, open_session, precision, progress_bar,
-    seed, silence, tf)
+    seed, silence, tf, write)
 import data
 from model import SIDE, Weights, forward, variables
 
-SAVE_EVERY = 100  # steps
 L2 = 1e-4
 DECAY = 0.99  # of the running average of the weights, which is validated, tested and kept
 
@@ -32,34 +31,29 @@ def learning_rate(step, steps, highest):
 
 
 class Trainer:
-    """The training graph and its session.
+    """The training graph and its session. steps: how many there will be in all."""
 
-    settings: {option: value}, the options on which the weights depend; a checkpoint keeps them.
-    """
-
-    def __init__(self, steps, settings, precision):
+    def __init__(self, steps, seed, highest_rate, precision):
         self.images = tf.placeholder(tf.uint8, [None, SIDE, SIDE])
         self.labels = tf.placeholder(tf.int64, [None])
         self.warps = tf.placeholder(tf.float32, [None, 8])
-        weights = variables(settings['seed'])
+        weights = variables(seed)
         self.step = tf.train.get_or_create_global_step()
-        self.best = kept('best_accuracy', 0.0)
-        self.settings = kept('settings', ' '.join(f'--{name} {value}'
-                                                  for name, value in settings.items()))
+        self.best = tf.get_variable('best_accuracy', initializer=0.0, trainable=False,
+                                    use_resource=True)
         pixels = tf.cast(self.images, tf.float32)[..., None] / 255
-        dropout_seed = tf.stack([np.int64(settings['seed']), self.step])
+        dropout_seed = tf.stack([np.int64(seed), self.step])
         logits = forward(warped(pixels, self.warps), weights, dropout_seed)[-1]
-        rate = learning_rate(self.step, steps, settings['learning-rate'])
+        rate = learning_rate(self.step, steps, highest_rate)
         average = self.build_training(logits, weights, rate)
-        self.saver = tf.train.Saver(max_to_keep=3, save_relative_paths=True)  # folders get moved
+        self.saver = tf.train.Saver(max_to_keep=2, save_relative_paths=True)  # folders get moved
         averaged = {name: Weights(average(each.w), average(each.b))
                     for name, each in weights.items()}
         self.predicted = tf.argmax(forward(pixels, averaged)[-1], 1)
-        self.best_variables = {variable.op.name: average(variable) for each in weights.values()
-                               for variable in (each.w, each.b)}
+        self.best_variables = {variable.op.name: average(variable)
+                               for variable in tf.trainable_variables()}
         self.best_saver = tf.train.Saver(self.best_variables, max_to_keep=1,
                                          save_relative_paths=True)
-        self.initialise = tf.global_variables_initializer()
         self.session = open_session(mixed=precision == 'bfloat16')
 
     def build_training(self, logits, weights, rate):
@@ -80,30 +74,17 @@ class Trainer:
         return averages.average
 
     def start(self, logdir):
-        """Draws the weights, or goes on from the last checkpoint. Returns the steps done.
-
-        Raises Refused if that training had other settings.
-        """
+        """Draws the weights, or goes on from the last checkpoint. Returns the steps done."""
+        self.session.run(tf.global_variables_initializer())
         last = checkpoints(logdir, 'last')
-        self.session.run(self.initialise)
-        if not last:
-            return 0
-        wanted = self.session.run(self.settings).decode()
-        self.saver.recover_last_checkpoints(last)
-        self.best_saver.recover_last_checkpoints(checkpoints(logdir, 'best'))
-        restore(self.session, self.saver, last[-1],
-                {variable.op.name: variable for variable in tf.global_variables()})
-        found = self.session.run(self.settings).decode()
-        if found != wanted:
-            raise Refused(f'{logdir} holds a training with {found}, not with {wanted}: use another '
-                          '--logdir')
+        if last:
+            self.saver.recover_last_checkpoints(last)
+            self.best_saver.recover_last_checkpoints(checkpoints(logdir, 'best'))
+            restore(self.session, self.saver, last[-1],
+                    {variable.op.name: variable for variable in tf.global_variables()})
         return self.session.run(self.step)
 
-    def save(self, logdir):
-        """Writes a checkpoint from which the training can go on."""
-        self.write(self.saver, logdir / 'last')
-
-    def write(self, saver, path):
+    def save(self, saver, path):
         """Writes a checkpoint. Raises Refused, on a full disk say; earlier ones remain."""
         try:
             with silence():
@@ -119,19 +100,13 @@ class Trainer:
         return float(np.concatenate(correct).mean())
 
     def validate(self, logdir, images, labels):
-        """The validation accuracy; the weights with the best one yet are saved as such."""
+        """The validation accuracy. Saves the training, and the weights if none were better."""
         accuracy = self.accuracy(images, labels)
         if accuracy > self.session.run(self.best):
-            self.write(self.best_saver, logdir / 'best')
+            self.save(self.best_saver, logdir / 'best')
             self.best.load(accuracy, self.session)
-        self.save(logdir)
+        self.save(self.saver, logdir / 'last')
         return accuracy
-
-
-def kept(name, value):
-    """A value that a checkpoint keeps beside the weights."""
-    return tf.get_variable(name, initializer=tf.constant(value), trainable=False,
-                           use_resource=True)
 
 
 def warped(pixels, warps):
@@ -142,33 +117,27 @@ def warped(pixels, warps):
     return tf.ensure_shape(result, pixels.shape)
 
 
-def train_epoch(trainer, epoch, batches, done, total, logdir, writer):
-    """Trains on an epoch's remaining batches; `done` of `total` came before an interruption."""
-    bar, sums = progress_bar(total, 'step', ['cost', 'accuracy']), np.zeros(2)
-    for i, (images, warps, labels) in enumerate(batches, done + 1):
-        feed = {trainer.images: images, trainer.warps: warps, trainer.labels: labels}
-        _, cost, accuracy, summary = trainer.session.run(trainer.train, feed)
-        if i % 10 == 0:
-            writer.add_summary(summary, epoch * total + i)
-        if not np.isfinite(cost):
-            raise Refused(f'the cost is {cost} after step {epoch * total + i}: train with a lower '
-                          '--learning-rate, in another --logdir')
-        if i % SAVE_EVERY == 0 and i < total:
-            trainer.save(logdir)
-        sums += cost, accuracy
-        bar.update(i, zip(['cost', 'accuracy'], sums / (i - done)))  # means of this run's steps
+def check_settings(args):
+    """Keeps in the logdir what the weights depend on. Raises Refused if it was something else."""
+    digest = hashlib.sha256(args.data.read_bytes()).hexdigest()[:16]
+    settings = (f'--seed {args.seed} --batch-size {args.batch_size} --epochs {args.epochs} '
+                f'--learning-rate {args.learning_rate} --data {digest}')
+    kept = args.logdir / 'settings.txt'
+    if kept.exists() and kept.read_text() != settings:
+        raise Refused(f'{args.logdir} holds a training with {kept.read_text()}, not with '
+                      f'{settings}: use another --logdir')
+    write(kept, settings)
 
 
 def train(args):
     """Trains, or goes on with a training, and tests."""
     make_folder(args.logdir)
-    training, validation, test = data.load(args.data, 'train', 'validation', 'test')
-    settings = {'seed': args.seed, 'batch-size': args.batch_size, 'epochs': args.epochs,
-                'learning-rate': args.learning_rate,
-                'data': hashlib.sha256(args.data.read_bytes()).hexdigest()[:16]}
+    training, validation, test = (data.load(args.data, split)
+                                  for split in ('train', 'validation', 'test'))
+    check_settings(args)
+    steps = -(-len(training[0]) // args.batch_size)  # of an epoch
     with tf.Graph().as_default():
-        steps = -(-len(training[0]) // args.batch_size)  # of an epoch
-        trainer = Trainer(args.epochs * steps, settings, args.precision)
+        trainer = Trainer(args.epochs * steps, args.seed, args.learning_rate, args.precision)
         train_epochs(trainer, args, steps, training, validation)
         restore(trainer.session, trainer.best_saver, best_checkpoint(args.logdir),
                 trainer.best_variables)
@@ -178,23 +147,36 @@ def train(args):
 
 def train_epochs(trainer, args, steps, training, validation):
     """Trains for what remains of the epochs, of so many steps each, and validates after each."""
-    first = trainer.start(args.logdir)
-    if first >= args.epochs * steps:
-        print(f'{args.logdir}: training is finished ({args.epochs} epochs); delete the folder to '
-              'train again')
-    elif first:
-        print(f'going on after step {first} of {args.epochs * steps}')
+    done = trainer.start(args.logdir) // steps
+    if done == args.epochs:
+        print(f'{args.logdir}: training is finished; delete the folder to train again')
+    elif done:
+        print(f'going on after epoch {done} of {args.epochs}')
     with tf.summary.FileWriter(str(args.logdir), tf.get_default_graph()) as writer:
-        for epoch in range(first // steps, args.epochs):
+        for epoch in range(done, args.epochs):
             print(f'Epoch {epoch + 1}/{args.epochs}')
-            done = max(first - epoch * steps, 0)
             rng = np.random.default_rng([args.seed, epoch])
-            batches = data.epoch(*training, args.batch_size, rng, done)
-            train_epoch(trainer, epoch, batches, done, steps, args.logdir, writer)
+            batches = data.epoch(*training, args.batch_size, rng)
+            train_epoch(trainer, batches, steps, epoch * steps, writer)
             accuracy = trainer.validate(args.logdir, *validation)
             value = tf.Summary.Value(tag='validation_accuracy', simple_value=accuracy)
             writer.add_summary(tf.Summary(value=[value]), (epoch + 1) * steps)
             print(f'validation accuracy {accuracy:.2%}')
+
+
+def train_epoch(trainer, batches, steps, before, writer):
+    """Trains on the batches of an epoch, one for each of its steps; others came before."""
+    bar, sums = progress_bar(steps, 'step', ['cost', 'accuracy']), np.zeros(2)
+    for i, (images, warps, labels) in enumerate(batches, 1):
+        feed = {trainer.images: images, trainer.warps: warps, trainer.labels: labels}
+        _, cost, accuracy, summary = trainer.session.run(trainer.train, feed)
+        if not np.isfinite(cost):
+            raise Refused(f'the cost is {cost} after step {before + i}: train with a lower '
+                          '--learning-rate, in another --logdir')
+        if i % 10 == 0:
+            writer.add_summary(summary, before + i)
+        sums += cost, accuracy
+        bar.update(i, zip(['cost', 'accuracy'], sums / i))
 
 
 def main(argv=None):

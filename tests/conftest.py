@@ -13,7 +13,6 @@ import pytest
 os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')  # as the scripts do, before Keras is imported
 ROOT = Path(__file__).resolve().parent.parent
 RULES = ['epsilon-gamma-box', 'deep-taylor', 'zplus', 'epsilon']  # of mnist/
-# 105 steps an epoch; one is saved at step 100
 TRAINING = ['--epochs', 2, '--batch-size', 20, '--seed', 7]
 
 
@@ -151,7 +150,8 @@ def logdir(training):
 
 @pytest.fixture(scope='session')
 def explainer(logdir):
-    return scripts('mnist').explainer.Explainer(RULES, logdir, gradient=True)
+    mnist = scripts('mnist')
+    return mnist.explainer.Explainer(mnist.rules.COMPOSITES, logdir, gradient=True)
 
 
 @pytest.fixture(scope='session')

@@ -30,17 +30,19 @@ def test_order_is_of_falling_score_with_ties_at_random(flip):
 
 
 @pytest.mark.parametrize('way, value', [('to background', 0), ('inverted', 0.75)])
-def test_flips_four_pixels_a_step_in_order(flip, way, value):
+def test_flips_four_pixels_a_step_in_order(flip, monkeypatch, way, value):
+    monkeypatch.setattr(flip, 'STEPS', 3)
     images = np.full([1, 28, 28], 0.25)
     pixels = np.arange(784)[None, ::-1]
-    sums = [x.sum() for x in flip.flipped(images, pixels, 3, way)]
+    sums = [x.sum() for x in flip.flipped(images, pixels, way)]
     assert sums == [196 + 4 * k * (value - 0.25) for k in range(4)] and images.sum() == 196
-    *_, last = flip.flipped(images, pixels, 3, way)
+    *_, last = flip.flipped(images, pixels, way)
     assert (last.reshape(-1)[-12:] == value).all() and (last.reshape(-1)[:-12] == 0.25).all()
 
 
-def test_true_order_of_a_linear_network_is_first_and_random_last(flip):
+def test_true_order_of_a_linear_network_is_first_and_random_last(flip, monkeypatch):
     """The logits of images are their products with w."""
+    monkeypatch.setattr(flip, 'STEPS', 196)
     rng = np.random.default_rng(0)
     w, images = np.zeros([28, 28, 2]), rng.random([5, 28, 28])
     w[..., 0] = rng.normal(0.1, 1, [28, 28])
@@ -48,7 +50,7 @@ def test_true_order_of_a_linear_network_is_first_and_random_last(flip):
     truth = images * w[..., 0]
     blurred = truth + rng.normal(0, 0.5, truth.shape)
     scores = {'true': truth, 'blurred': blurred, 'random': rng.random(truth.shape), 'worst': -truth}
-    curves = {name: flip.followed(network, images, np.zeros(5), flip.order(score, range(5), 0), 196,
+    curves = {name: flip.followed(network, images, np.zeros(5), flip.order(score, range(5), 0),
                                   'to background')[0]
               for name, score in scores.items()}
     areas = {name: flip.aopc(logits).mean() for name, logits in curves.items()}
@@ -104,9 +106,11 @@ def test_gain_is_what_most_first_costs_more_than_least_first():
     assert [float(word) for word in line.split()[1::3]] == [2, 0.5, 1.5]
 
 
-def test_mnist_script_puts_the_rules_ahead_of_random(printed, small, logdir, tmp_path):
+def test_mnist_script_puts_the_rules_ahead_of_random(printed, flip, small, logdir, tmp_path,
+                                                     monkeypatch):
+    monkeypatch.setattr(flip, 'STEPS', 8)
     printed = printed('mnist/flip.py', '--data', small, '--logdir', logdir, '--results',
-                      tmp_path / 'r', '--digits', 6, '--steps', 8, '--seed', 3)
+                      tmp_path / 'r', '--digits', 6, '--seed', 3)
     lines = [line.split() for line in printed.splitlines() if line.endswith('%')]
     areas = {' '.join(words[:-15]): float(words[-15]) for words in lines}
     rules = list(scripts('mnist').rules.COMPOSITES)
@@ -131,6 +135,29 @@ def test_planted_marks_and_what_lies_on_them():
         assert (found['right'].mean, found['wrong'].mean) == (1, 0)
     shares = planted.on_mark(maps, within)['positive relevance']
     assert shares['even'].mean == pytest.approx(planted.CHANCE)
+
+
+def test_baselines_see_only_the_picture():
+    """A white pixel in the dark by hand: its edges lie beside it, its Laplacian on it most."""
+    picture = np.zeros((1, 28, 28), np.float32)
+    picture[0, 10, 20] = 1
+    found = {name: drawn(picture)[0, 9:12, 19:22] for name, drawn
+             in scripts('mnist').planted.BLIND.items()}
+    np.testing.assert_array_equal(found['brightness'], [[0, 0, 0], [0, 1, 0], [0, 0, 0]])
+    np.testing.assert_array_equal(found['edges'], [[0, 0.5, 0], [0.5, 0, 0.5], [0, 0.5, 0]])
+    np.testing.assert_array_equal(found['Laplacian'], [[0, 1, 0], [1, 4, 1], [0, 1, 0]])
+
+
+def test_planted_from_its_command_to_its_files(printed, explainer, small, tmp_path, monkeypatch):
+    """With a network that knows digits, not marks: it does not use them."""
+    planted = scripts('mnist').planted
+    monkeypatch.setattr(planted, 'trained', lambda args, condition: explainer)
+    out = printed('mnist/planted.py', '--data', small, '--digits', 30, '--results', tmp_path)
+    assert (tmp_path / 'planted.txt').read_text() in out and width(tmp_path / 'planted.png') > 1000
+    for part in out.split('\n\n'):
+        shares = {words[0]: float(words[1]) for words in map(str.split, part.splitlines())
+                  if words[-1].endswith(']') and len(words) == 7}
+        assert shares['deep-taylor'] < 0.2 < shares['Laplacian'] < 0.4
 
 
 @pytest.fixture

@@ -2,13 +2,14 @@
 fails."""
 import shutil
 
-from conftest import RULES, main_of, other_network, scripts, succeed, truncate
+from conftest import RULES, other_network, scripts, succeed, truncate
 import numpy as np
 from PIL import Image
 import pytest
 
 LAYERS = ['pixels', 'conv1', 'conv2', 'pool', 'flatten', 'dense1', 'dense2']
 ONE_SIGN = ['deep-taylor', 'zplus']
+mnist = scripts('mnist')
 
 
 def shares(explained, rule):
@@ -39,18 +40,12 @@ def test_the_default_composite_is_made_of_three_rules(explained):
     assert np.abs(found[:, 1] - epsilon[:, 1]).max() > 0.1
 
 
-def test_deep_taylor_and_zplus_are_never_negative(explained):
-    assert all(explained.relevance[rule].min() >= 0 for rule in ONE_SIGN)
-    assert explained.relevance['epsilon'].min() < 0
-
-
-def test_relevance_of_black_pixels(explained, digits):
+def test_signs_and_black_pixels(explained, digits):
     """Black can speak for a class, says zB; the rules that weigh by the input give it nothing."""
-    black = digits[0] == 0
-    assert not explained.relevance['zplus'][black].any()
-    assert not explained.relevance['epsilon'][black].any()
-    found = explained.relevance['deep-taylor']
-    assert found[black].sum() > 0.05 * found.sum()
+    black, found = digits[0] == 0, explained.relevance
+    assert all(found[rule].min() >= 0 for rule in ONE_SIGN) and found['epsilon'].min() < 0
+    assert not found['zplus'][black].any() and not found['epsilon'][black].any()
+    assert found['deep-taylor'][black].sum() > 0.05 * found['deep-taylor'].sum()
 
 
 def test_epsilon_is_gradient_times_input(explainer, digits):
@@ -100,23 +95,23 @@ def test_what_is_red_speaks_for_the_class(explainer, digits):
     so where it is a little negative, too. (Of a class that the network rules out, at -10 say, there
     is nothing left to take away.)"""
     images, rng = digits[0] / np.float32(255), np.random.default_rng(0)
-    drops = {(name, sign): [] for name in [*RULES, 'random'] for sign in (False, True)}
-    for target in 3, 8:
-        found = explainer(images, target)
-        logits = found.logits[:, target]
-        kept = np.flatnonzero((logits > -2) & ((images > 0).sum((1, 2)) > 80))
-        scores = {**found.relevance, 'random': rng.random(images.shape) + (images > 0)}
-        for name, score in scores.items():
-            flipped = images[kept].reshape(len(kept), -1).copy()
-            reddest = np.argsort(-score[kept].reshape(len(kept), -1), 1)[:, :20]
-            np.put_along_axis(flipped, reddest, 0, 1)
-            after = explainer.classify(flipped.reshape(-1, 28, 28))[:, target]
-            for before, drop in zip(logits[kept], logits[kept] - after):
-                drops[name, bool(before > 0)].append(drop)
-    assert min(map(len, drops.values())) > 20
-    for rule, sign in drops:
-        assert rule == 'random' or (np.mean(drops[rule, sign])
-                                    > np.mean(drops['random', sign]) + 0.1), (rule, sign)
+    inked = (images > 0).sum((1, 2)) > 80
+    for positive in False, True:
+        drops = {name: [] for name in [*RULES, 'random']}
+        for target in 3, 8:
+            found = explainer(images, target)
+            logits = found.logits[:, target]
+            kept = np.flatnonzero(inked & (logits > -2) & ((logits > 0) == positive))
+            scores = {**found.relevance, 'random': rng.random(images.shape) + (images > 0)}
+            for name, score in scores.items():
+                flipped = images[kept].reshape(len(kept), -1)
+                reddest = np.argsort(-score[kept].reshape(len(kept), -1), 1)[:, :20]
+                np.put_along_axis(flipped, reddest, 0, 1)
+                after = explainer.classify(flipped.reshape(-1, 28, 28))[:, target]
+                drops[name].extend(logits[kept] - after)
+        assert len(drops['random']) > 20
+        for rule in RULES:
+            assert np.mean(drops[rule]) > np.mean(drops['random']) + 0.1, (rule, positive)
 
 
 def test_neighbours_in_the_batch_do_not_matter(explainer, explained, digits):
@@ -161,28 +156,32 @@ def test_default_run(logdir, small, digits, tmp_path):
 
 def test_colours():
     """Red for, blue against, white for nothing; each heatmap is scaled by its own largest value."""
-    r, heatmaps = np.zeros([28, 28]), scripts('mnist').heatmaps
+    r, colour = np.zeros([28, 28]), mnist.heatmaps.colour
     r[4, 5], r[20, 21] = 1e-3, -0.5e-3
-    red, blue = heatmaps.colour(r)[4, 5], heatmaps.colour(r)[20, 21]
+    red, blue = colour(r)[4, 5], colour(r)[20, 21]
     assert red[0] > 100 and not red[1:].any() and blue[2] > 200 and blue[0] == blue[1] < 60
-    assert heatmaps.colour(-1e6 * r)[4, 5].argmax() == 2
-    assert heatmaps.colour(r)[r == 0].min() > 250 and heatmaps.colour(0 * r).min() > 250
+    assert colour(-1e6 * r)[4, 5].argmax() == 2
+    assert colour(r)[r == 0].min() > 250 and colour(0 * r).min() > 250
 
 
 def test_seed_decides_the_digits(explainer, digits):
     def picked(seed):
-        return scripts('mnist').lrp.pick(explainer, [4, 4, 1], *digits, np.random.default_rng(seed))
+        return mnist.lrp.pick(explainer, [4, 4, 1], *digits, np.random.default_rng(seed))
     assert picked(0) == picked(0) != picked(1)
     assert len(set(picked(0))) == 3 and list(digits[1][picked(0)]) == [4, 4, 1]
 
 
-def test_saved_relevance(printed, logdir, small, digits, tmp_path):
+@pytest.fixture
+def lrp(called, explainer, small, tmp_path, monkeypatch):
+    """A function: runs lrp.py with the network that is there, by all rules, into tmp_path."""
+    monkeypatch.setattr(mnist.lrp, 'Explainer', lambda *_: explainer)
+    return lambda *options: called(mnist.lrp.main, *options, '--data', small, '--results', tmp_path)
+
+
+def test_saved_relevance(lrp, digits, tmp_path):
     """And the table, which compares it with what it started from."""
     indices = [141, 0, 7]
-    options = ['--index', *indices, '--rule', *RULES, '--target', 3, '--against', 8,
-               '--save-relevance']
-    tables = printed('mnist/lrp.py', *options, '--data', small, '--logdir', logdir, '--results',
-                     tmp_path)
+    end = lrp('--index', *indices, '--target', 3, '--against', 8, '--save-relevance')
     names = {path.name for path in tmp_path.iterdir()}
     assert names == {'relevance.npz', 'index_141.jpg', 'index_0.jpg', 'index_7.jpg'}
     with np.load(tmp_path / 'relevance.npz', allow_pickle=False) as file:
@@ -190,36 +189,33 @@ def test_saved_relevance(printed, logdir, small, digits, tmp_path):
     assert list(saved['digits']) == [f'digit {i} of small.npz' for i in indices]
     assert list(saved['targets']) == [3, 3, 3] and saved['against'] == 8
     np.testing.assert_allclose(saved['images'], digits[0][indices] / 255, rtol=1e-6)
-    logits = saved['logits']
     for rule in RULES:
-        values = np.abs(logits[:, 3]) if rule in ONE_SIGN else logits[:, 3] - logits[:, 8]
+        start = saved['logits'][:, 3]
+        start = np.abs(start) if rule in ONE_SIGN else start
         sums = saved[f'relevance/{rule}'].sum((1, 2), dtype=np.float64)
-        name = f'{rule} rather than 8'
-        for row, index, value, total in zip(rows(tables, name), indices, values, sums):
+        for row, index, one, total in zip(rows(end.out, f'{rule} rather than 8'), indices, start,
+                                          sums):
             assert row[0] == index and row[2] == 3
-            assert row[3:5] == pytest.approx([value, total / value], abs=1e-3)
+            assert row[3:5] == pytest.approx([one, total / one], abs=1e-3)
 
 
 def test_logit_of_zero_is_told():
     """Its heatmap is empty."""
-    mnist, zeros = scripts('mnist'), np.zeros((1, 7))
-    digit = mnist.lrp.Digit(None, 'digit 5', '', '')
-    for rule in RULES:
-        found = mnist.explainer.Explanation(np.zeros((1, 10)), [4], {}, {rule: np.zeros(1)},
-                                            {rule: zeros})
-        line = mnist.lrp.table(rule, [digit], found, None).splitlines()[-1]
-        assert 'an empty heatmap' in line and 'nan' not in line
+    found = mnist.explainer.Explanation(np.zeros((1, 10)), [4], {}, {'zplus': np.zeros(1)},
+                                        {'zplus': np.zeros((1, 7))})
+    line = mnist.lrp.table('zplus', [mnist.lrp.Digit(None, 'digit 5', '', '')], found, None)
+    assert 'an empty heatmap' in line and 'nan' not in line
 
 
-def test_all_digits(printed, logdir, small, digits, explained, tmp_path):
+def test_all_digits(lrp, digits, explained, tmp_path):
     """No pictures, one file, a summary."""
-    summary = printed('mnist/lrp.py', '--index', 'all', '--save-relevance', '--data', small,
-                      '--logdir', logdir, '--results', tmp_path)
+    summary = lrp('--index', 'all', '--save-relevance').out
     assert [path.name for path in tmp_path.iterdir()] == ['relevance.npz']
     accuracy = np.mean(explained.logits.argmax(1) == digits[1])
     assert f'250 digits, accuracy {accuracy:.2%}' in summary
-    name, *losses = summary.splitlines()[-1].split()
-    assert name == 'deep-taylor' and len(losses) == len(LAYERS) and max(map(float, losses)) < 1e-5
+    losses = {name: list(map(float, rest)) for name, *rest in map(str.split,
+                                                                  summary.splitlines()[-4:])}
+    assert len(losses['epsilon']) == len(LAYERS) and max(losses['deep-taylor']) < 1e-5
 
 
 # What fails
@@ -234,38 +230,34 @@ def test_damaged_network_is_refused(logdir, tmp_path, part):
     for path in logdir.glob('best*'):
         shutil.copy(path, tmp_path)
     truncate(next(tmp_path.glob(f'best-*{part}')))
-    with pytest.raises(scripts('mnist').common.Refused, match='best-.*cannot be read'):
-        scripts('mnist').explainer.Explainer(['zplus'], tmp_path)
+    with pytest.raises(mnist.common.Refused, match='best-.*cannot be read'):
+        mnist.explainer.Explainer({}, tmp_path)
 
 
 def test_another_network_is_refused(tmp_path):
     other_network(tmp_path, 'best_checkpoint')
-    with pytest.raises(scripts('mnist').common.Refused, match='another network: conv1/kernel'):
-        scripts('mnist').explainer.Explainer(['zplus'], tmp_path)
+    with pytest.raises(mnist.common.Refused, match='another network: conv1/kernel'):
+        mnist.explainer.Explainer({}, tmp_path)
 
 
-@pytest.mark.parametrize('options, words', [
-    ('--rule lrp', ["'lrp'", *RULES]), ('--digit 11', ['--digit', '11', '9']),
-    ('--digit' + 20 * ' 5', ['digit 5']), ('--target x', ['--target', "'x'"]),
-    ('--index 20', ['--index 20', '0 to 19']), ('--index x', ['--index', 'x is neither']),
-    ('--index 1 --digit 1', ['--index', '--digit']),
-    ('--target 4 --against 4', ['--against 4 is the target itself'])])
-def test_bad_options_are_named(refused, logdir, tiny, tmp_path, options, words):
-    options = [*options.split(), '--data', tiny, '--logdir', logdir, '--results', tmp_path]
-    line = refused('mnist/lrp.py', *options)
-    assert all(word in line for word in words)
+def test_digits_that_are_not_there_are_named(explainer, digits, lrp):
+    with pytest.raises(mnist.common.Refused, match='digit 5'):
+        mnist.lrp.pick(explainer, 50 * [5], *digits, np.random.default_rng(0))
+    for options, words in [('--index 250', '--index 250: the test set has digits 0 to 249'),
+                           ('--index x', 'x is neither'), ('--target 4 --against 4', '--against 4')]:
+        end = lrp(*options.split())
+        assert end.status == 2 and words in end.err
 
 
-def test_other_files_are_never_replaced(called, logdir, small, tmp_path):
+def test_other_files_are_never_replaced(lrp, tmp_path):
     """Not even by --overwrite: that replaces results of other digits."""
-    def lrp(*options):
-        return called(main_of('mnist/lrp.py'), *options, '--data', small, '--logdir', logdir,
-                      '--results', tmp_path, '--rule', 'zplus')
     Image.new('RGB', (9, 9)).save(tmp_path / '3.jpg', comment=b'holiday')
+    (tmp_path / '4.jpg').write_text('no picture')
     before = (tmp_path / '3.jpg').read_bytes()
-    end = lrp('--digit', 3, 4, '--overwrite')
-    assert end.status == 2 and '3.jpg is no result of this script' in end.err
-    assert (tmp_path / '3.jpg').read_bytes() == before and not (tmp_path / '4.jpg').exists()
+    for digit in 3, 4:
+        end = lrp('--digit', digit, 5, '--overwrite')
+        assert end.status == 2 and f'{digit}.jpg is no result of this script' in end.err
+    assert (tmp_path / '3.jpg').read_bytes() == before and not (tmp_path / '5.jpg').exists()
     assert not lrp('--index', 5, '--save-relevance').status
     assert lrp('--index', 6, '--save-relevance').status == 2  # relevance.npz is of another digit
     Image.fromarray(np.uint8(np.pad(np.ones((8, 3)) * 255, 10))).save(tmp_path / 'index_5.png')
@@ -275,6 +267,5 @@ def test_other_files_are_never_replaced(called, logdir, small, tmp_path):
 
 
 def test_numbers_that_are_not_finite_are_refused(explainer, digits):
-    mnist = scripts('mnist')
     with pytest.raises(mnist.common.Refused, match='not finite'):
         mnist.explainer.explain_all(explainer, digits[0][:3] * np.float32(np.nan))
