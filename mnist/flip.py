@@ -93,6 +93,7 @@ def draw(results):
             lines = {method: results[method, way, 'most'][part].mean(1) for method in DRAWN}
             curves(line[part], PIXELS_PER_STEP * np.arange(STEPS + 1), lines, BLIND)
             line[part].set(xlabel=f'pixels, most relevant first: {way}', ylabel=label)
+    figure.legend(*line[0].get_legend_handles_labels(), loc='outside lower center', ncols=7)
     return figure
 
 

@@ -24,8 +24,8 @@ import data
 from digit import digit
 from explainer import LEVELS, Explainer, explain_all
 from heatmaps import recorded, sheet, write_sheet
-from model import CLASSES
-from rules import COMPOSITES, DEFAULT
+from model import CLASSES, LAYERS
+from rules import COMPOSITES, DEFAULT, one_sign
 
 HEADS = ' '.join(f'{level:>9}' for level in LEVELS)
 
@@ -84,12 +84,13 @@ def pick(explainer, classes, images, labels, rng):
 # What is printed
 
 def shares(rule, found):
-    """The sum of relevance at each level, divided by where it started: [n, levels].
+    """Where relevance started [n], and its sum at each level divided by that: [n, levels].
 
-    NaN where it started at a logit of 0.
+    In a contrast by a rule of one sign all shares should be 0, otherwise 1; at a logit of 0, NaN.
     """
-    started = found.started[rule][:, None]
-    return found.sums[rule] / np.where(started, started, np.nan)
+    one = one_sign(COMPOSITES[rule], LAYERS)
+    start = found.started[rule] if one else found.sums[rule][:, -1]
+    return start, found.sums[rule] / np.where(start, start, np.nan)[:, None]
 
 
 def table(rule, digits, found, against):
@@ -97,8 +98,7 @@ def table(rule, digits, found, against):
     other = '' if against is None else f' rather than {against}'
     lines = [f'\n{rule}{other}: sum of relevance / start at each layer',
              f'{"digit":>12} {"seen as":>7} {"target":>6} {"start":>9} {HEADS}']
-    for i, row in enumerate(shares(rule, found)):
-        start = found.started[rule][i]
+    for i, (start, row) in enumerate(zip(*shares(rule, found))):
         cells = ' '.join(f'{share:9.6f}' for share in row) if start else 'an empty heatmap'
         lines.append(f'{digits[i].name:>12} {found.logits[i].argmax():>7} {found.targets[i]:>6} '
                      f'{start:>9.3f} {cells}')
@@ -112,7 +112,7 @@ def summary(digits, found):
              'largest change of the sum of relevance / start on the way to each layer:',
              f'{"":>18} {HEADS}']
     for rule in found.sums:
-        share = shares(rule, found)
+        _, share = shares(rule, found)
         losses = np.nanmax(np.abs(share - share[:, -1:]), 0)
         lines.append(f'{rule:>18} ' + ' '.join(f'{loss:9.2e}' for loss in losses))
     return '\n'.join(lines)

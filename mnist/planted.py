@@ -39,8 +39,8 @@ CONDITIONS = {'mark': 'the mark alone decides', 'both': 'mark and digit agree'}
 BLIND = {  # heatmaps of pictures x [n, 28, 28] that know nothing of the network
     'brightness': lambda x: x,
     'edges': lambda x: np.hypot(*np.gradient(x, axis=(1, 2))),
-    'Laplacian': lambda x: np.abs(4 * x - sum(np.roll(x, shift, axis) for shift in (-1, 1)
-                                              for axis in (1, 2)))}
+    'Laplacian': lambda x: np.abs(4 * x - sum(np.roll(x, shift, axis)  # rims are black
+                                              for shift in (-1, 1) for axis in (1, 2)))}
 
 
 # Pictures with marks
@@ -157,13 +157,13 @@ def evaluate(args):
         pictures, labels, within, digits = plant(args, condition, 'test')
         rng = generator(args.seed, 'other digits')
         others = planted(rng.permutation(digits), within, labels, marks(args.seed))
-        intact, bare, moved = (f'{accuracy(explainer, images, labels):.1%}'
+        intact, bare, swapped = (f'{accuracy(explainer, images, labels):.1%}'
                                for images in (pictures, digits, others))
         pictures, within = pictures[:args.digits] / np.float32(255), within[:args.digits]
         maps = heatmaps(explainer, pictures)
         results[condition] = on_mark(maps, within)
         tables.append(f'{condition}: {meaning}. Accuracy {intact}, without the mark {bare}, with '
-                      f'another digit {moved}\n{report(results[condition])}')
+                      f'another digit {swapped}\n{report(results[condition])}')
         shown.append((pictures[:SHOWN], within, maps))
     title = f'{len(pictures)} test pictures, {EPOCHS} epochs, seed {args.seed}'
     write_report(args.results, 'planted', draw(*shown[0], results), title, '\n\n'.join(tables))

@@ -190,8 +190,8 @@ def test_saved_relevance(lrp, digits, tmp_path):
     assert list(saved['targets']) == [3, 3, 3] and saved['against'] == 8
     np.testing.assert_allclose(saved['images'], digits[0][indices] / 255, rtol=1e-6)
     for rule in RULES:
-        start = saved['logits'][:, 3]
-        start = np.abs(start) if rule in ONE_SIGN else start
+        three, eight = saved['logits'][:, 3], saved['logits'][:, 8]
+        start = np.abs(three) if rule in ONE_SIGN else three - eight
         sums = saved[f'relevance/{rule}'].sum((1, 2), dtype=np.float64)
         for row, index, one, total in zip(rows(end.out, f'{rule} rather than 8'), indices, start,
                                           sums):

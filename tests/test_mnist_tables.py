@@ -3,7 +3,7 @@ digits are explained."""
 import re
 import shutil
 
-from conftest import ROOT, imported
+from conftest import ROOT, imported, scripts
 import numpy as np
 import pytest
 
@@ -11,31 +11,17 @@ TABLE = """
     Layer('first', 'conv', 8, (5, 5), 2, 'VALID'), Layer('second', 'conv', 12, (3, 3)),
     Layer('shrink', 'max', window=(2, 2), stride=2), Layer('third', 'conv', 6, (1, 1)),
     Layer('flat', 'flatten'), Layer('between', 'dense', 30), Layer('out', 'dense', 10),"""
-WRONG = {
-    'eleven logits': ("Layer('f', 'flatten'), Layer('b', 'dense', 11),", ['11', '10']),
-    'no dense layer': ("Layer('a', 'conv', 10, (3, 3)),", ['conv', 'last layer']),
-    'one name twice': ("Layer('f', 'flatten'), Layer('b', 'dense', 20), Layer('b', 'dense', 10),",
-                       ['same name']),
-}
+model = scripts('mnist').model
+FLAT = model.Layer('flat', 'flatten')
 
 
-@pytest.fixture
-def edited(tmp_path):
-    """A function: copies mnist/ and replaces the entries of its LAYERS. Returns its modules."""
-    def copy(table):
-        shutil.copytree(ROOT / 'mnist', tmp_path / 'mnist',
-                        ignore=shutil.ignore_patterns('logs', 'results', '*.npz', '__pycache__'))
-        model = tmp_path / 'mnist' / 'model.py'
-        text, count = re.subn(r'(?s)(LAYERS = \[).*?\n\]', lambda found: f'{found[1]}{table}\n]',
-                              model.read_text(), count=1)
-        assert count == 1
-        model.write_text(text)
-        return imported(tmp_path / 'mnist')
-    return copy
-
-
-def test_edited_table_is_all_there_is_to_edit(called, edited, small, digits, tmp_path):
-    mnist = edited(TABLE)
+def test_edited_table_is_all_there_is_to_edit(called, small, digits, tmp_path):
+    shutil.copytree(ROOT / 'mnist', tmp_path / 'mnist',
+                    ignore=shutil.ignore_patterns('logs', 'results', '*.npz', '__pycache__'))
+    file = tmp_path / 'mnist' / 'model.py'
+    file.write_text(re.sub(r'(?s)(LAYERS = \[).*?\n\]', lambda found: f'{found[1]}{TABLE}\n]',
+                           file.read_text(), count=1))
+    mnist = imported(tmp_path / 'mnist')
     trained = called(mnist.train.main, '--epochs', 3, '--batch-size', 30, '--data', small)
     assert (trained.status, trained.err) == (0, '')
     accuracy = float(trained.out.split('test accuracy ')[1].split('%')[0])
@@ -50,9 +36,11 @@ def test_edited_table_is_all_there_is_to_edit(called, edited, small, digits, tmp
     assert all(r.any() for r in found.relevance.values())
 
 
-@pytest.mark.parametrize('name', WRONG)
-def test_table_that_cannot_be_is_named(called, edited, small, name):
-    table, words = WRONG[name]
-    end = called(edited(table).train.main, '--data', small)
-    assert end.status == 2 and len(end.err.splitlines()) == 1, end.err
-    assert all(word in end.err for word in ['LAYERS', *words]), end.err
+@pytest.mark.parametrize('table, words', [
+    ([FLAT, model.Layer('out', 'dense', 11)], 'dense and gives .*11'),
+    ([model.Layer('out', 'conv', 10, (3, 3))], 'conv and gives'),
+    ([FLAT, model.Layer('out', 'dense', 20), model.Layer('out', 'dense', 10)], 'same name')])
+def test_table_that_cannot_be_is_named(monkeypatch, table, words):
+    monkeypatch.setattr(model, 'LAYERS', table)
+    with pytest.raises(scripts('mnist').common.Refused, match=f'LAYERS.*{words}'):
+        model.weight_shapes()
