@@ -112,9 +112,9 @@ def report(results):
     for k in STEPS // 4, STEPS // 2, STEPS:
         columns[f'accuracy, {PIXELS_PER_STEP * k} px'] = {
             method: f'{results[method, WAYS[0], "most"][1, k].mean():.1%}' for method in methods}
-    return '\n'.join([table('area', ranked(columns[f'gain {WAYS[0]}']), columns),
-                      *(f'gain {way} not distinguishable: '
-                        f'{indistinguishable(columns[f"gain {way}"])}' for way in WAYS)])
+    lines = [f'gain {way} not distinguishable: {indistinguishable(columns[f"gain {way}"])}'
+             for way in WAYS]
+    return '\n'.join([table('area', ranked(columns[f'gain {WAYS[0]}']), columns), *lines])
 
 
 def evaluate(args):

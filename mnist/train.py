@@ -118,14 +118,16 @@ def warped(pixels, warps):
 
 
 def check_settings(args):
-    """Keeps in the logdir what the weights depend on. Raises Refused if it was something else."""
+    """Keeps in the logdir what the weights depend on. Raises Refused if a training there began
+    otherwise."""
     digest = hashlib.sha256(args.data.read_bytes()).hexdigest()[:16]
     settings = (f'--seed {args.seed} --batch-size {args.batch_size} --epochs {args.epochs} '
                 f'--learning-rate {args.learning_rate} --data {digest}')
     kept = args.logdir / 'settings.txt'
-    if kept.exists() and kept.read_text() != settings:
-        raise Refused(f'{args.logdir} holds a training with {kept.read_text()}, not with '
-                      f'{settings}: use another --logdir')
+    found = kept.read_text() if kept.exists() else 'unknown settings'
+    if checkpoints(args.logdir, 'last') and found != settings:
+        raise Refused(f'{args.logdir} holds a training with {found}, not with {settings}: use '
+                      'another --logdir')
     write(kept, settings)
 
 
