@@ -244,7 +244,7 @@ def test_digits_that_are_not_there_are_named(explainer, digits, lrp):
     with pytest.raises(mnist.common.Refused, match='digit 5'):
         mnist.lrp.pick(explainer, 50 * [5], *digits, np.random.default_rng(0))
     for options, words in [('--index 250', '--index 250: the test set has digits 0 to 249'),
-                           ('--index x', 'x is neither'), ('--target 4 --against 4', '--against 4')]:
+                           ('--index x', 'x is neither'), ('--target 4 --against 4', 'itself')]:
         end = lrp(*options.split())
         assert end.status == 2 and words in end.err
 
