@@ -13,7 +13,7 @@ import pytest
 os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')  # as the scripts do, before Keras is imported
 ROOT = Path(__file__).resolve().parent.parent
 RULES = ['epsilon-gamma-box', 'deep-taylor', 'zplus', 'epsilon']  # of mnist/
-TRAINING = ['--epochs', 2, '--batch-size', 20, '--seed', 7]
+TRAINING = ['--epochs', 2, '--batch-size', 30, '--seed', 7]
 
 
 # Scripts as modules
