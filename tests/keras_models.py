@@ -150,12 +150,11 @@ MODELS = {
                       layers.ReLU(), layers.MaxPooling2D(), head()), 'torch'),
     'fine-tuned': (fine_tuned, None),
     'twice nested': (twice_nested, None),
-    'normalisation of pixels': (
-        lambda: chain(layers.Normalization(mean=[120.0, 110.0, 100.0],
+    'resizing inside': (
+        lambda: chain(layers.Resizing(24, 24),
+                      layers.Normalization(mean=[120.0, 110.0, 100.0],
                                            variance=[2500.0, 3600.0, 4900.0]),
-                      convolutions(), head()), None),
-    'resizing inside': (lambda: chain(layers.Resizing(24, 24), layers.Rescaling(1 / 255),
-                                      convolutions(), head(), shape=(40, 30, 3)), None),
+                      convolutions(), head(), shape=(40, 30, 3)), None),
     'one sigmoid': (lambda: scaled(convolutions(), layers.GlobalAveragePooling2D(),
                                    layers.Dense(1, activation='sigmoid')), None),
     'one sigmoid of maps': (lambda: scaled(conv(), layers.Conv2D(1, 3, strides=4),

@@ -1,8 +1,8 @@
-"""Networks that users bring along, saved whole by Keras: rebuilt, they compute what Keras computes,
-and are explained as it is right. The models are those of keras_models.py."""
+"""Networks that users bring along: rebuilt, they compute what Keras computes, and are explained as
+it is right. The models are those of keras_models.py."""
 from functools import partial
 
-from conftest import ROOT, scripts
+from conftest import scripts
 import keras
 import keras_models
 import numpy as np
@@ -40,10 +40,6 @@ def assert_outputs(explainer, model, mode):
     assert np.ptp(logits, 0).max() > 1e-3  # it is alive: pictures differ
     apart = np.abs(network.probabilities(logits) - expected).max()
     assert apart < 1e-4 * max(1, np.abs(expected).max())
-
-
-class Subclassed(keras.Model):
-    """Layers that only Python code connects."""
 
 
 def attributed(monkeypatch):
@@ -95,11 +91,9 @@ def test_a_live_model_is_left_as_it_is(tmp_path):
         np.testing.assert_array_equal(opened(tmp_path / name, []).classify(images), found)
     with pytest.raises(scripts('vgg').common.Refused, match='--preprocessing'):
         opened(keras_models.build('vgg'), [])
-    with pytest.raises(scripts('vgg').common.Refused, match='Keras cannot read'):
-        opened(Subclassed(), [])
 
 
-@pytest.mark.parametrize('name', ['one sigmoid', 'strides, padding, groups', 'dense on maps'])
+@pytest.mark.parametrize('name', ['one sigmoid', 'strides, padding, groups'])
 def test_rules_that_conserve_do(name):
     """To the pixels, in a network without units that their bias alone lifts."""
     model = keras_models.build(name, lifted=False)
@@ -143,9 +137,8 @@ def test_one_sigmoid_is_two_classes_with_a_row_of_weights_each():
 def options_for(name, folder):
     """A picture, and the options of a model that is saved in a folder."""
     keras_models.build(name).save(folder / 'my.keras')
-    mode = keras_models.MODELS[name][1]
     return [photograph(folder / 'a.png'), '--weights', folder / 'my.keras', '--results',
-            folder / 'out', *(['--preprocessing', mode] if mode else [])]
+            folder / 'out']
 
 
 def test_all_that_is_written(tmp_path, capsys):
@@ -164,7 +157,7 @@ def test_all_that_is_written(tmp_path, capsys):
 
 def test_preprocessing_is_never_guessed(tmp_path, capsys):
     """Five lines say what the network sees in the first picture with each, then the run stops."""
-    vgg, options = scripts('vgg'), options_for('grey', tmp_path)[:-2]
+    vgg, options = scripts('vgg'), options_for('grey', tmp_path)
     end = run(vgg.lrp.main, capsys, *options)
     assert end.status == 2 and len(end.err) == 1
     assert '--preprocessing caffe|tf|torch|unit|none' in end.err[0]
@@ -178,19 +171,15 @@ def test_preprocessing_is_never_guessed(tmp_path, capsys):
     assert end.status == 2 and 'three colours' in end.err[0]
 
 
-@pytest.mark.parametrize('kernel, bias, words', [
-    (1e-3, 50, 'biases took over nine tenths of the relevance: epsilon'),
-    (0, 0, 'the heatmap is zero everywhere: epsilon')])
-def test_a_heatmap_that_shows_little_or_nothing_is_said(tmp_path, capsys, kernel, bias, words):
+def test_a_heatmap_that_shows_nothing_is_said(tmp_path, capsys):
     options, model = options_for('dense on maps', tmp_path), keras_models.build('dense on maps')
-    w, b = model.layers[-1].get_weights()
-    model.layers[-1].set_weights([w * kernel, b * 0 + bias])
+    model.layers[-1].set_weights([0 * array for array in model.layers[-1].get_weights()])
     model.save(tmp_path / 'my.keras')
     end = run(scripts('vgg').lrp.main, capsys, *options, '--rule', 'epsilon')
-    assert end.out[0].endswith(words), end.out
+    assert end.out[0].endswith('the heatmap is zero everywhere: epsilon'), end.out
 
 
-@pytest.mark.parametrize('form', ['bfloat16', 'float64', 'in a dict', 'one of two'])
+@pytest.mark.parametrize('form', ['bfloat16', 'in a dict', 'one of two'])
 def test_the_same_network_saved_otherwise(form):
     """In another precision; with its output in a dict; as one of two outputs of an inner model."""
     plain, picture = keras_models.build('vgg'), keras.Input(keras_models.POOLED)
@@ -203,20 +192,3 @@ def test_the_same_network_saved_otherwise(form):
     model.set_weights(plain.get_weights())
     plain.set_weights([np.float32(array) for array in model.get_weights()])
     assert_outputs(opened(model, ['epsilon'], 'caffe'), plain, 'caffe')
-
-
-def test_family_of_keras_applications():
-    """EfficientNet, narrow and shallow: gates, swish, normalisation inside."""
-    from keras.src.applications.efficientnet import EfficientNet
-    model = EfficientNet(0.1, 0.1, 64, weights=None, input_shape=(64, 64, 3), classes=5)
-    explainer = scripts('vgg').explainer.open_explainer(keras_models.randomise(model))
-    r = explainer(pictures(explainer.network.size, 1)).relevance['epsilon-gamma-box']
-    assert np.isfinite(r).all() and r.any()
-
-
-def test_bundled_efficientnet_knows_a_panda(tmp_path, capsys):
-    panda = ROOT / 'vgg' / 'images' / 'panda.jpg'
-    end = run(scripts('vgg').lrp.main, capsys, panda, '--weights', 'lite0', '--results', tmp_path,
-              '--rule', 'zplus')
-    assert end.status == 0 and end.network.endswith('1000 classes; outputs match Keras')
-    assert ': giant panda 0.8' in end.out[0]

@@ -28,6 +28,10 @@ def refusal(source, name=None):
     return line
 
 
+def small(*parts, shape=(12, 16, 3)):
+    return chain(layers.Conv2D(6, 3, activation='relu'), *parts, shape=shape)
+
+
 def two_inputs():
     inputs = [keras.Input(keras_models.POOLED), keras.Input(keras_models.POOLED)]
     return keras.Model(inputs, apply(layers.Concatenate()(inputs), head()))
@@ -44,40 +48,26 @@ def quantised():
     return model
 
 
-def small(*parts, shape=(12, 16, 3)):
-    return chain(layers.Conv2D(6, 3, activation='relu'), *parts, shape=shape)
+class Subclassed(keras.Model):
+    """Layers that only Python code connects."""
 
 
-REFUSED = [  # a function that builds the model, and words of the message
-    (lambda: small(head(), layers.Dense(3)), 'softmax inside'),
-    (lambda: small(layers.UpSampling2D(interpolation='bicubic'), head()), 'is bicubic'),
-    (lambda: small(layers.BatchNormalization(axis=1, name='odd'), head()), 'layer odd.* axis 1'),
-    (lambda: functional(lambda x: apply(
-        layers.Multiply(name='odd')([conv()(x), conv()(x)]), head())), 'layer odd.* gate'),
-    (lambda: functional(lambda x: apply(conv()(x) / conv()(x), head())), 'true_divide.* signals'),
-    (lambda: functional(lambda x: apply(2 / conv()(x), head())), 'layer true_divide.* one number'),
-    (lambda: functional(attention), 'layer odd.* Attention'),
-    (two_inputs, '2 inputs'),
-    (lambda: functional(lambda x: [apply(x, head()), apply(x, head())]), '2 outputs.* keras.Model'),
-    (lambda: keras.Sequential([layers.Conv2D(4, 3)]), 'had seen a picture'),
-    (quantised, 'layer odd are quantised'),
-    (lambda: small(layers.Conv2D(3, 1, name='odd')), r'layer odd.* \(10, 14, 3\)'),
-    (lambda: small(layers.Flatten(), layers.Dense(1, activation='softmax')), 'one output'),
-    (lambda: chain(layers.Rescaling(2.0), layers.GlobalAveragePooling2D()), 'no layers'),
-    (lambda: small(head(), shape=(8, 8, 5)), r'\(None, 8, 8, 5\)'),
-    (lambda: small(layers.GlobalMaxPooling2D(data_format='channels_first')), 'channels come first'),
-    (lambda: chain(layers.Resizing(12, 12, crop_to_aspect_ratio=True), conv(), head()), 'cuts'),
-    (lambda: chain(layers.CenterCrop(8, 8), layers.Rescaling(2.0), conv(), head()), 'in front'),
-    (lambda: chain(layers.RandomCrop(6, 6, name='odd'), head()), 'layer odd')]
-
-
-@pytest.mark.filterwarnings('ignore:You are saving a model that has not yet been built')
-@pytest.mark.parametrize('build, words', REFUSED)
-def test_refused_with_the_reason(build, words):
-    model = build()
-    line = refusal(model, model.name)
-    assert re.search(words, line), line
-    assert ('networks can be explained that' in line) == (': layer ' in line), line
+def test_refused_with_the_reason():
+    for model, words in [
+            (small(head(), layers.Dense(3)), 'softmax inside'),
+            (small(layers.UpSampling2D(interpolation='bicubic'), head()), 'is bicubic'),
+            (small(layers.BatchNormalization(axis=1, name='odd'), head()), 'layer odd.* axis 1'),
+            (functional(lambda x: apply(conv()(x) * conv()(x), head())), 'layer multiply.* gate'),
+            (functional(lambda x: apply(2 / conv()(x), head())), 'layer true_divide.* one number'),
+            (functional(attention), 'layer odd.* Attention'), (two_inputs(), '2 inputs'),
+            (functional(lambda x: [apply(x, head()), apply(x, head())]), '2 outputs.* keras.Model'),
+            (quantised(), 'layer odd are quantised'), (Subclassed(), 'Keras cannot read'),
+            (small(layers.Conv2D(3, 1, name='odd')), r'layer odd.* \(10, 14, 3\)'),
+            (small(layers.GlobalMaxPooling2D(data_format='channels_first')), 'channels come first'),
+            (chain(layers.Resizing(12, 12, crop_to_aspect_ratio=True), conv(), head()), 'cuts'),
+            (chain(layers.CenterCrop(8, 8), layers.Rescaling(2.0), conv(), head()), 'in front'),
+            (chain(layers.RandomCrop(6, 6, name='odd'), head()), 'layer odd')]:
+        assert re.search(words, refusal(model, model.name))
 
 
 def test_a_rebuilt_graph_that_differs_is_stopped(tmp_path, monkeypatch, capsys):
@@ -93,11 +83,10 @@ def test_a_rebuilt_graph_that_differs_is_stopped(tmp_path, monkeypatch, capsys):
 
 
 def test_a_value_that_differs_in_half_precision():
-    vgg, expected = scripts('vgg'), np.float64([0.3])
-    network = vgg.network.Network(Path('my.keras'), [], {}, None, (), False, 'value')
-    network.check_outputs('a.png', expected, expected + 0.01, half=True)
-    with pytest.raises(vgg.common.Refused):
-        network.check_outputs('a.png', expected, expected + 0.1, half=True)
+    network = scripts('vgg').network.Network(Path('n'), [], {}, None, (), False, 'value')
+    network.check_outputs('a.png', np.array([0.3]), np.array([0.31]), half=True)
+    with pytest.raises(scripts('vgg').common.Refused):
+        network.check_outputs('a.png', np.array([0.3]), np.array([0.4]), half=True)
 
 
 # Files that would do something when read
@@ -112,14 +101,6 @@ def test_lambda_is_not_executed(tmp_path, file):
     done.unlink()  # Keras ran it while building
     model.save(tmp_path / file)
     assert 'ambda' in refusal(tmp_path / file) and not done.exists()
-
-
-def test_custom_class_is_not_executed(tmp_path):
-    class Own(layers.Layer):
-        def call(self, x):
-            return x
-    small(Own(name='odd'), head()).save(tmp_path / 'my.keras')
-    assert 'cannot read' in refusal(tmp_path / 'my.keras')
 
 
 class Malicious:
@@ -141,37 +122,20 @@ def test_pickled_object_is_not_read(monkeypatch, tmp_path):
     assert not (tmp_path / 'done').exists()
 
 
-def rewritten(path, member, change):
-    """Saves a model with a member of its file changed by change(bytes), or left out where None."""
-    whole = path.with_name('whole.keras')
-    keras_models.build('vgg').save(whole)
-    with zipfile.ZipFile(whole) as old, zipfile.ZipFile(path, 'w') as new:
-        for name in old.namelist():
-            content = change(old.read(name)) if name == member else old.read(name)
-            if content is not None:
-                new.writestr(name, content)
-    return path
-
-
-@pytest.mark.parametrize('member, content', [
-    ('config.json', '[1, 2]'), ('config.json', None), ('metadata.json', '{"keras_version": [2]}'),
-    ('metadata.json', '[' * 10 ** 5)])
-def test_odd_configurations(tmp_path, member, content):
-    refusal(rewritten(tmp_path / 'my.keras', member, lambda text: content))
-
-
 @pytest.mark.parametrize('module, words', [('malicious', 'cannot read'),
                                            ('keras_hub.layers', 'pip install keras-hub')])
 def test_a_layer_that_is_not_one_of_keras(tmp_path, module, words):
     """Its module is another one: nothing is imported."""
     (tmp_path / 'malicious.py').write_text(TOUCH.format(str(tmp_path / 'done')))
-
-    def change(text):
-        config = json.loads(text)
-        config['config']['layers'][2]['module'] = module
-        return json.dumps(config)
-    line = refusal(rewritten(tmp_path / 'my.keras', 'config.json', change))
-    assert words in line and not (tmp_path / 'done').exists()
+    keras_models.build('vgg').save(tmp_path / 'whole.keras')
+    with zipfile.ZipFile(tmp_path / 'whole.keras') as old:
+        contents = {name: old.read(name) for name in old.namelist()}
+    config = json.loads(contents['config.json'])
+    config['config']['layers'][2]['module'] = module
+    with zipfile.ZipFile(tmp_path / 'my.keras', 'w') as new:
+        for name, content in {**contents, 'config.json': json.dumps(config)}.items():
+            new.writestr(name, content)
+    assert words in refusal(tmp_path / 'my.keras') and not (tmp_path / 'done').exists()
 
 
 def test_weights_stored_in_another_file_are_refused(tmp_path):

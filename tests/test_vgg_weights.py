@@ -1,5 +1,4 @@
-"""Files of weights alone: VGG16 and VGG19 as they are bundled and as Keras publishes them; and the
-class that a command line asks for."""
+"""Files of weights alone: VGG16 and VGG19 as they are bundled and as Keras publishes them."""
 from conftest import scripts
 import h5py
 import keras
@@ -76,11 +75,9 @@ def test_damaged_weights_are_refused(vgg, tmp_path, name, value):
         vgg.explainer.Explainer(vgg.network.open_network('caltech101'), [])
 
 
-# Downloads
-
 def test_imagenet_weights_are_taken_from_the_cache(monkeypatch, tmp_path):
     """If the digest is right: Keras checks it. Where it is not, a line says which file to copy."""
-    asked = {}
+    asked, vgg, name = {}, scripts('vgg'), 'vgg19_weights_tf_dim_ordering_tf_kernels.h5'
 
     def get_file(name, origin, cache_subdir, file_hash):
         if asked:
@@ -89,32 +86,9 @@ def test_imagenet_weights_are_taken_from_the_cache(monkeypatch, tmp_path):
         return str(tmp_path / name)
     monkeypatch.setattr(keras.utils, 'get_file', get_file)
     monkeypatch.setenv('KERAS_HOME', str(tmp_path))
-    vgg, name = scripts('vgg'), 'vgg19_weights_tf_dim_ordering_tf_kernels.h5'
     assert vgg.network.weight_file('imagenet', 'vgg19') == tmp_path / name
     assert asked['origin'].endswith(f'keras-applications/vgg19/{name}')
     assert asked == {**asked, 'folder': 'models', 'digest': 'cbe5617147190e668d6c5d5026f83318'}
     with pytest.raises(vgg.common.Refused, match='--weights caltech101') as error:
         vgg.network.open_network('imagenet', model='vgg19')
     assert str(tmp_path / 'models' / name) in str(error.value)
-
-
-def test_model_is_for_imagenet():
-    vgg = scripts('vgg')
-    with pytest.raises(vgg.common.Refused, match='lite0 is no vgg19'):
-        vgg.network.open_network('lite0', model='vgg19')
-
-
-# Classes
-
-def test_target_by_name_or_index_where_names_are_numbers(capsys):
-    find_target, classes = scripts('vgg').class_names.find_target, ['3', '10', '2', 'ten', '0']
-    assert find_target('10', classes) == 1
-    line, = capsys.readouterr().out.splitlines()
-    assert 'class named 10, whose index is 1' in line and "'#10'" in line
-    assert find_target('#3', classes) == 3 and find_target('1', classes) == 1
-    assert find_target('2', classes) == 2 and find_target('Ten', classes) == 3
-    assert capsys.readouterr().out == ''
-    with pytest.raises(scripts('vgg').common.Refused, match='0 to 4'):
-        find_target('#10', classes)
-    with pytest.raises(scripts('vgg').common.Refused, match='mean golden retriever'):
-        find_target('Goldn', ['tench', 'Golden retriever'])
