@@ -1,5 +1,5 @@
-"""Small models made the way Keras's guides and tutorials make them: what users of vgg/lrp.py bring
-along. Each shows several things that networks do."""
+"""Small models made as Keras's guides and tutorials make them. Each shows several things that
+networks do."""
 import keras
 from keras import layers
 import numpy as np
@@ -142,79 +142,79 @@ def curved(x):
     return apply(x, layers.DepthwiseConv2D(3), layers.Flatten(), layers.Dense(3, 'log_softmax'))
 
 
-# name: (function that builds it, mode of preprocessing)
-MODELS = {
-    'vgg': (lambda: chain(convolutions(), head()), 'caffe'),
-    'vgg with batch normalisation': (
-        lambda: chain(conv(use_bias=False, activation=None), layers.BatchNormalization(),
-                      layers.ReLU(), layers.MaxPooling2D(), head()), 'torch'),
-    'fine-tuned': (fine_tuned, None),
-    'twice nested': (twice_nested, None),
-    'resizing inside': (
-        lambda: chain(layers.Resizing(24, 24),
-                      layers.Normalization(mean=[120.0, 110.0, 100.0],
-                                           variance=[2500.0, 3600.0, 4900.0]),
-                      convolutions(), head(), shape=(40, 30, 3)), None),
-    'one sigmoid': (lambda: scaled(convolutions(), layers.GlobalAveragePooling2D(),
-                                   layers.Dense(1, activation='sigmoid')), None),
-    'one sigmoid of maps': (lambda: scaled(conv(), layers.Conv2D(1, 3, strides=4),
-                                           layers.GlobalAveragePooling2D(),
-                                           layers.Activation('sigmoid')), None),
-    'one value': (lambda: scaled(convolutions(), head(1, None)), None),
-    'several sigmoids': (lambda: scaled(convolutions(), head(5, 'sigmoid')), None),
-    'activations as layers': (
-        lambda: scaled(conv(activation=None), layers.Activation('relu'), conv(activation=None),
-                       layers.LeakyReLU(0.1), layers.MaxPooling2D(), conv(activation=None),
-                       layers.PReLU(), layers.Flatten(), layers.Dense(3), layers.Softmax()), None),
-    'batch normalisation': (  # before and after ReLU, twice, after dense
-        lambda: scaled(conv(activation=None), layers.BatchNormalization(),
-                       layers.BatchNormalization(), layers.ReLU(), layers.BatchNormalization(),
-                       layers.AveragePooling2D(2), layers.BatchNormalization(), conv(),
-                       layers.Flatten(), layers.Dense(8, activation='relu'),
-                       layers.BatchNormalization(), layers.Dense(3)), None),
-    'batch normalisation of pixels and logits': (
-        lambda: chain(layers.BatchNormalization(), conv(padding='valid'), layers.Flatten(),
-                      layers.Dense(3), layers.BatchNormalization(scale=False), layers.Softmax()),
-        'unit'),
-    'strides, padding, groups': (
-        lambda: scaled(layers.ZeroPadding2D(((1, 2), (3, 0))),
-                       layers.Conv2D(6, (5, 3), strides=2, activation='relu'),
-                       layers.Conv2D(6, 2, strides=(2, 1), padding='same', activation='relu'),
-                       layers.MaxPooling2D(3, 2, padding='same'), conv(groups=2, dilation_rate=2),
-                       layers.AveragePooling2D((2, 3), padding='same'), head()), None),
-    'convolutions alone, with what only trains': (
-        lambda: chain(layers.GaussianNoise(0.1), layers.Rescaling(1 / 255), layers.Identity(),
-                      convolutions(), layers.SpatialDropout2D(0.3), layers.Conv2D(3, 1),
-                      layers.GlobalAveragePooling2D(), layers.Dropout(0.5),
-                      layers.Softmax()), None),
-    'dense on maps': (lambda: scaled(convolutions(), layers.Dense(5, activation='relu'),
-                                     layers.Reshape((-1,)), layers.Dense(3)), None),
-    'grey': (lambda: chain(convolutions(), head(), shape=(28, 28, 1)), 'none'),
-    'grey, three times': (lambda: functional(lambda x: apply(
-        layers.Concatenate()([x, x, x]), convolutions(), head()), (28, 28, 1)), 'unit'),
-    'no convolution': (lambda: chain(layers.Flatten(), layers.Dense(30, activation='relu'),
-                                     layers.Dense(3), shape=(12, 10, 3)), 'tf'),
-    'any size': (lambda: scaled(layers.Conv2D(4, 7, strides=4, activation='relu'),
-                                layers.MaxPooling2D(4), layers.GlobalAveragePooling2D(),
-                                layers.Dense(3), shape=(None, None, 3)), None),
-    'residual': (lambda: functional(residual), None),
-    'moved': (lambda: functional(moved), None),
-    'mixed': (lambda: functional(mixed), None),
-    'mixer': (lambda: functional(mixer), None),
-    'attentive': (lambda: functional(attentive), None),
-    'curved': (lambda: functional(curved), None),
-    'mobile': (lambda: functional(mobile), None),
-    'mixed precision': (lambda: scaled(
+def one_of_two(x):
+    """The first of two outputs of a model inside, in a dict."""
+    base = chain(convolutions(), head())
+    outputs = [base.outputs[0], layers.Flatten()(base.layers[0].output)]
+    return {'classes': keras.Model(base.inputs, outputs)(x)[0]}
+
+
+MODELS = {  # functions that build them
+    'vgg': lambda: chain(convolutions(), head()),
+    'vgg with batch normalisation': lambda: chain(
+        conv(use_bias=False, activation=None), layers.BatchNormalization(), layers.ReLU(),
+        layers.MaxPooling2D(), head()),
+    'fine-tuned': fine_tuned,
+    'twice nested': twice_nested,
+    'resizing inside': lambda: chain(
+        layers.Resizing(24, 24), layers.Normalization(mean=[120.0, 110.0, 100.0],
+                                                      variance=[2500.0, 3600.0, 4900.0]),
+        convolutions(), head(), shape=(40, 30, 3)),
+    'one sigmoid': lambda: scaled(convolutions(), layers.GlobalAveragePooling2D(),
+                                  layers.Dense(1, activation='sigmoid')),
+    'one sigmoid of maps': lambda: scaled(
+        conv(), layers.Conv2D(1, 3, strides=4), layers.GlobalAveragePooling2D(),
+        layers.Activation('sigmoid')),
+    'one value': lambda: scaled(convolutions(), head(1, None)),
+    'several sigmoids': lambda: scaled(convolutions(), head(5, 'sigmoid')),
+    'activations as layers': lambda: scaled(
+        conv(activation=None), layers.Activation('relu'), conv(activation=None),
+        layers.LeakyReLU(0.1), layers.MaxPooling2D(), conv(activation=None), layers.PReLU(),
+        layers.Flatten(), layers.Dense(3), layers.Softmax()),
+    'batch normalisation': lambda: scaled(  # before and after ReLU, twice, after dense
+        conv(activation=None), layers.BatchNormalization(), layers.BatchNormalization(),
+        layers.ReLU(), layers.BatchNormalization(), layers.AveragePooling2D(2),
+        layers.BatchNormalization(), conv(), layers.Flatten(), layers.Dense(8, activation='relu'),
+        layers.BatchNormalization(), layers.Dense(3)),
+    'batch normalisation of pixels and logits': lambda: chain(
+        layers.BatchNormalization(), conv(padding='valid'), layers.Flatten(), layers.Dense(3),
+        layers.BatchNormalization(scale=False), layers.Softmax()),
+    'strides, padding, groups': lambda: scaled(
+        layers.ZeroPadding2D(((1, 2), (3, 0))),
+        layers.Conv2D(6, (5, 3), strides=2, activation='relu'),
+        layers.Conv2D(6, 2, strides=(2, 1), padding='same', activation='relu'),
+        layers.MaxPooling2D(3, 2, padding='same'), conv(groups=2, dilation_rate=2),
+        layers.AveragePooling2D((2, 3), padding='same'), head()),
+    'convolutions alone, with what only trains': lambda: chain(
+        layers.GaussianNoise(0.1), layers.Rescaling(1 / 255), layers.Identity(), convolutions(),
+        layers.SpatialDropout2D(0.3), layers.Conv2D(3, 1), layers.GlobalAveragePooling2D(),
+        layers.Dropout(0.5), layers.Softmax()),
+    'dense on maps': lambda: scaled(convolutions(), layers.Dense(5, activation='relu'),
+                                    layers.Reshape((-1,)), layers.Dense(3)),
+    'grey': lambda: chain(convolutions(), head(), shape=(28, 28, 1)),
+    'grey, three times': lambda: functional(lambda x: apply(
+        layers.Concatenate()([x, x, x]), convolutions(), head()), (28, 28, 1)),
+    'no convolution': lambda: chain(layers.Flatten(), layers.Dense(30, activation='relu'),
+                                    layers.Dense(3), shape=(12, 10, 3)),
+    'any size': lambda: scaled(
+        layers.Conv2D(4, 7, strides=4, activation='relu'), layers.MaxPooling2D(4),
+        layers.GlobalAveragePooling2D(), layers.Dense(3), shape=(None, None, 3)),
+    'residual': lambda: functional(residual), 'moved': lambda: functional(moved),
+    'mixed': lambda: functional(mixed), 'mixer': lambda: functional(mixer),
+    'attentive': lambda: functional(attentive), 'curved': lambda: functional(curved),
+    'mobile': lambda: functional(mobile), 'one of two': lambda: functional(one_of_two),
+    'mixed precision': lambda: scaled(
         convolutions(dtype=keras.DTypePolicy('mixed_float16')), layers.Flatten(),
-        layers.Dense(3, activation='softmax')), None),
-}
+        layers.Dense(3, activation='softmax'))}
+MODES = {  # of preprocessing, for those that do not preprocess pictures themselves
+    'vgg': 'caffe', 'vgg with batch normalisation': 'torch', 'no convolution': 'tf',
+    'batch normalisation of pixels and logits': 'unit', 'grey': 'none',
+    'grey, three times': 'unit', 'one of two': 'caffe'}
 
 
 def randomise(model, lifted=True, seed=0):
-    """Weights that keep activations alive, biases and statistics that are not trivial.
-
-    lifted: some units by their bias alone, so that they have no input to pass relevance to.
-    """
+    """Gives a model weights that keep activations alive, some units (lifted) by their bias alone, so
+    that they have no input to pass relevance to; biases and statistics are not trivial."""
     rng = np.random.default_rng(seed)
 
     def drawn(weight):
@@ -238,4 +238,4 @@ def randomise(model, lifted=True, seed=0):
 
 def build(name, lifted=True):
     """The model of this name, with random weights of the same seed."""
-    return randomise(MODELS[name][0](), lifted)
+    return randomise(MODELS[name](), lifted)

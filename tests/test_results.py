@@ -12,17 +12,11 @@ from conftest import scripts
 import numpy as np
 from PIL import EpsImagePlugin, Image
 import pytest
-from small_vgg import photograph, script_in
+from small_vgg import photograph
 
 VGG = scripts('vgg')
 Refused, results, Job = VGG.common.Refused, VGG.results, VGG.results.Job
 ENDINGS = ['.npz', '_epsilon.png', '_epsilon_over.png', '_layers.jpg', '.jpg']
-
-
-@pytest.fixture
-def lrp(tmp_path, monkeypatch, capsys):
-    """Runs vgg/lrp.py on a small network in a folder of its own."""
-    return script_in(tmp_path, monkeypatch, capsys)
 
 
 @pytest.fixture(autouse=True)
@@ -178,24 +172,8 @@ def test_what_is_silenced_is_shown_if_the_process_dies_of_it(end, shown):
     assert found.stderr == shown
 
 
-def test_weights_that_are_replaced_while_they_are_read(lrp, monkeypatch):
-    opened = VGG.lrp.open_explainer
-    monkeypatch.setattr(VGG.lrp, 'open_explainer', lambda *arguments, **options: (
-        opened(*arguments, **options), os.utime('small.npz', (1, 1)))[0])
-    end = lrp('a.png')
-    assert end.status == 2 and 'small.npz' in end.err[0] and not os.listdir('results')
-
-
 def test_other_programs_are_not_started(monkeypatch):
     """By an EPS that is named .jpg, for example."""
     monkeypatch.setattr(EpsImagePlugin, 'Ghostscript', lambda *_: pytest.fail('started'))
     with pytest.raises(Refused, match='Pillow decodes'):
         VGG.pictures.decoded('a.jpg', b'%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EOF\n')
-
-
-def test_records_beside_long_names_and_what_the_photograph_says_of_itself(lrp):
-    Path('names.txt').write_text('ü ' * 35000 + '\nb\nc\nd\ne\n')
-    picture = photograph(Path('b.jpg'), icc_profile=bytes(range(256)) * 20, comment=b'mine')
-    options = picture, '--plain', '--classes', 'names.txt', '--target', 0
-    assert lrp(*options).status == 0
-    assert lrp(*options).out[0].startswith('1 done before, 0 to do')

@@ -12,7 +12,7 @@ from conftest import scripts
 import numpy as np
 from PIL import Image
 import pytest
-from small_vgg import CLASSES, photograph, random_weights, script_in
+from small_vgg import CLASSES, photograph, script_in
 
 VGG = scripts('vgg')
 
@@ -103,15 +103,20 @@ def test_record_says_what_the_result_is(lrp):
     assert found['options']['top'] == 2 and found['options']['precision'] == 'float32'
 
 
-def test_what_is_stale_is_done_again(lrp):
-    """A picture of other content; all, once the weights are others."""
-    files = pictures(2)
-    lrp(*files)
-    photograph(files[0], seed=9)
-    os.utime(files[1], ns=(1, 1))
-    assert lrp(*files).summary.startswith('1 explained, 1 done before')
-    np.savez('small.npz', **random_weights(seed=5, model='short'))
-    assert lrp(*files).summary.startswith('2 explained, 0 done before')
+def test_records_beside_long_names_and_what_the_photograph_says_of_itself(lrp):
+    Path('names.txt').write_text('ü ' * 35000 + '\nb\nc\nd\ne\n')
+    picture = photograph(Path('b.jpg'), icc_profile=bytes(range(256)) * 20, comment=b'mine')
+    options = picture, '--plain', '--classes', 'names.txt', '--target', 0
+    assert lrp(*options).status == 0
+    assert lrp(*options).out[0].startswith('1 done before, 0 to do')
+
+
+def test_weights_that_are_replaced_while_they_are_read(lrp, monkeypatch):
+    opened, picture = VGG.lrp.open_explainer, pictures(1)[0]
+    monkeypatch.setattr(VGG.lrp, 'open_explainer', lambda *arguments, **options: (
+        opened(*arguments, **options), os.utime('small.npz', (1, 1)))[0])
+    end = lrp(picture)
+    assert end.status == 2 and 'small.npz' in end.err[0] and not os.listdir('results')
 
 
 # Several machines
