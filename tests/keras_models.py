@@ -136,6 +136,7 @@ def curved(x):
     """Activations of Keras, and normalisation by the picture's own statistics."""
     x = conv(activation='selu')(layers.Rescaling(1 / 255)(x))
     x = layers.GroupNormalization(3)(conv(activation='mish', strides=2)(x))
+    x = layers.PReLU()(layers.LeakyReLU(0.1)(conv(activation=None)(x)))
     x = layers.Activation('celu')(conv(activation='softsign')(x))
     x = layers.LayerNormalization([1, 2, 3])(conv(activation=keras.layers.LeakyReLU(0.3))(x))
     x = layers.RMSNormalization()(keras.ops.hard_tanh(layers.MaxPooling2D()(x)))
@@ -167,10 +168,6 @@ MODELS = {  # functions that build them
         layers.Activation('sigmoid')),
     'one value': lambda: scaled(convolutions(), head(1, None)),
     'several sigmoids': lambda: scaled(convolutions(), head(5, 'sigmoid')),
-    'activations as layers': lambda: scaled(
-        conv(activation=None), layers.Activation('relu'), conv(activation=None),
-        layers.LeakyReLU(0.1), layers.MaxPooling2D(), conv(activation=None), layers.PReLU(),
-        layers.Flatten(), layers.Dense(3), layers.Softmax()),
     'batch normalisation': lambda: scaled(  # before and after ReLU, twice, after dense
         conv(activation=None), layers.BatchNormalization(), layers.BatchNormalization(),
         layers.ReLU(), layers.BatchNormalization(), layers.AveragePooling2D(2),
@@ -213,8 +210,8 @@ MODES = {  # of preprocessing, for those that do not preprocess pictures themsel
 
 
 def randomise(model, lifted=True, seed=0):
-    """Gives a model weights that keep activations alive, some units (lifted) by their bias alone, so
-    that they have no input to pass relevance to; biases and statistics are not trivial."""
+    """Gives a model weights that keep activations alive; lifted: some by their bias alone, so that
+    they have no input to pass relevance to."""
     rng = np.random.default_rng(seed)
 
     def drawn(weight):

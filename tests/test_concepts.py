@@ -109,13 +109,6 @@ def test_sheet_is_written_once_and_never_replaces_anothers(script):
     assert end.status == 1 and 'a_concepts.jpg' in end.err[0]
 
 
-def test_layers_with_maps(script):
-    assert {'sum: 8x8, 5 channels, the default',
-            'branch: 8x8, 5 channels, some relevance bypasses it'} < set(
-                script(vgg.concepts.main, 'a.png', '--layer', 'list').out)
-    assert 'logits' in script(vgg.concepts.main, 'b.png', '--layer', 'logits').err[0]
-
-
 def test_experiment(script):
     end = script(vgg.evaluate.main, 'concepts', *PICTURES, '--frame', 'a.png', '--margin', 2)
     assert (end.status, end.err) == (0, [])

@@ -38,7 +38,8 @@ def output(overwrite=False, target='cat', **changes):
 def put(path='a.png', name='a', **how):
     """Writes all files of a picture, of which only the records matter."""
     drawn, npz, maps = Image.new('RGB', (9, 9)), io.BytesIO(), VGG.heatmaps
-    record = results.record_of(Job(name, path), digest(path), output(**how))
+    digest = VGG.pictures.digest_of(Path(path).read_bytes())
+    record = results.record_of(Job(name, path), digest, output(**how))
     np.savez(npz, record=np.bytes_(maps.as_json(record)), image=np.zeros(9))
     png, jpeg = maps.png(drawn, record), maps.jpeg(drawn, record, path)
     results.put(Job(name, path), [npz.getvalue(), png, png, jpeg, jpeg], record, output(**how))
@@ -47,10 +48,6 @@ def put(path='a.png', name='a', **how):
 
 def wrong(path='a.png', name='a', **how):
     return results.what_is_wrong(Job(name, path), output(**how))[1]
-
-
-def digest(path):
-    return VGG.pictures.digest_of(Path(path).read_bytes())
 
 
 @pytest.mark.parametrize('ending', ENDINGS)

@@ -29,20 +29,16 @@ def test_script_explains_and_names_what_it_cannot(tmp_path):
     assert os.listdir(tmp_path / 'out') == ['panda.jpg']
 
 
-USAGE = [  # arguments behind a good picture, words of the message
-    ('--rule lrp', ['lrp', 'deep-taylor']), ('--top 6', ['--top', '6', '5 classes']),
-    ('--target 1 --top 2', ['--target', '--top']), ('--target tree_frok', ['tree_frok']),
-    ('--model vgg19', ['caltech101', 'vgg19']), ('--layer', ['--layer']),  # not --layers
-    ('--batch-size -3', ['--batch-size', '-3']), ('@binary', ['binary']),
-    ('--classes four.txt', ['four.txt', '4', '5'])]
-
-
 def test_wrong_usage(tmp_path, monkeypatch, capsys):
     """One line that names the value; nothing is explained; exit status 2."""
     lrp, picture = script_in(tmp_path, monkeypatch, capsys), photograph(Path('a.png'))
     Path('four.txt').write_text('a\nb\nc\nd\n')
-    Path('binary').write_bytes(b'\xff\xfe\x00\x81')
-    for arguments, words in USAGE:
+    for arguments, words in [
+            ('--rule lrp', ['lrp', 'deep-taylor']), ('--top 6', ['--top', '6', '5 classes']),
+            ('--target 1 --top 2', ['--target', '--top']), ('--target tree_frok', ['tree_frok']),
+            ('--model vgg19', ['caltech101', 'vgg19']), ('--batch-size -3', ['--batch-size', '-3']),
+            ('--layer', ['--layer']),  # not --layers
+            ('--classes four.txt', ['four.txt', '4', '5'])]:
         end = lrp(picture, *arguments.split())
         assert (end.status, end.out, len(end.err)) == (2, [], 1)
         assert all(word in end.err[0] for word in words), end.err[0]

@@ -30,27 +30,15 @@ def clear(mode, colour):
     return image
 
 
-def palette():
-    """Green is transparent, if the file says that colour 1 is."""
-    image = Image.new('P', (64, 64), 0)
-    image.putpalette([*RED, *GREEN])
-    image.paste(1, (32, 0, 64, 64))
-    return image
-
-
-def on_its_side():
-    """A picture that is to be turned clockwise, and the EXIF that says so."""
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    return two_colours().transpose(Image.Transpose.ROTATE_90), {'exif': exif}
-
-
+PALETTE, TURNED = two_colours().quantize(2), Image.Exif()
+TURNED[0x0112] = 6  # to be turned clockwise
 ODD = {  # an image, how it is saved, colours on the left and on the right that the network sees
-    'palette with transparency': (palette(), {'format': 'PNG', 'transparency': 1}, RED, WHITE),
+    'palette with transparency': (
+        PALETTE, {'format': 'PNG', 'transparency': PALETTE.getpixel((60, 5))}, RED, WHITE),
     'RGBA': (clear('RGBA', (*RED, 255)), {'format': 'PNG'}, RED, WHITE),
     'LA': (clear('LA', (90, 255)), {'format': 'PNG'}, (90, 90, 90), WHITE),
     'CMYK': (two_colours('CMYK'), {'format': 'JPEG', 'quality': 95}, RED, GREEN),
-    'turned': (on_its_side()[0], {'format': 'JPEG', **on_its_side()[1]}, RED, GREEN),
+    'turned': (two_colours().rotate(90), {'format': 'JPEG', 'exif': TURNED}, RED, GREEN),
     'animated': (two_colours(), {'format': 'WebP', 'lossless': True, 'save_all': True,
                                  'append_images': [two_colours().rotate(180)]}, RED, GREEN),
     'wide': (two_colours(size=(3000, 10)), {'format': 'PNG'}, RED, GREEN)}  # not cut square
