@@ -1,9 +1,13 @@
-"""What lies in vgg/results: every file says what it is; what is not ours is never replaced."""
+"""What lies in vgg/results: every file says what it is; what is not ours is never replaced; and the
+page and the table that vgg/gallery.py makes of it."""
 from concurrent.futures import ThreadPoolExecutor
+import csv
 import errno
 import io
+import json
 import os
 from pathlib import Path
+import re
 import subprocess
 import sys
 import time
@@ -12,7 +16,7 @@ from conftest import scripts
 import numpy as np
 from PIL import EpsImagePlugin, Image
 import pytest
-from small_vgg import photograph
+from small_vgg import CLASSES, photograph, run, script_in
 
 VGG = scripts('vgg')
 Refused, results, Job = VGG.common.Refused, VGG.results, VGG.results.Job
@@ -174,3 +178,69 @@ def test_other_programs_are_not_started(monkeypatch):
     monkeypatch.setattr(EpsImagePlugin, 'Ghostscript', lambda *_: pytest.fail('started'))
     with pytest.raises(Refused, match='Pillow decodes'):
         VGG.pictures.decoded('a.jpg', b'%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EOF\n')
+
+
+# The page
+
+def gallery(capsys):
+    return run(VGG.gallery.main, capsys, '--results', 'results')
+
+
+def record(**changes):
+    return {'version': results.VERSION, 'picture': '0', 'network': '0', 'classes': ['cat'],
+            'options': {'against': None}, 'paths': {'picture': 'in/x.png', 'network': 'lite0'},
+            'probabilities': [1.0], 'logits': [2.0], 'targets': [0],
+            'relevance': {'epsilon': [1.0]}, **changes}
+
+
+def write(name, comment):
+    Image.new('RGB', (9, 9)).save(f'results/{name}', comment=json.dumps(comment).encode())
+
+
+def test_page_and_table(tmp_path, monkeypatch, capsys):
+    """Of two pictures of a small network. Beside their results lie a foreign picture, a sheet of
+    another version, which is cut otherwise, and one of concepts.py, which has no classes."""
+    lrp = script_in(tmp_path, monkeypatch, capsys)
+    for name in ('a&b.png', "it's ü.png"):
+        photograph(Path('in') / name, seed=len(name))
+    assert lrp('in', '--rule', 'deep-taylor', 'epsilon', '--top', 2).status == 0
+    write('holiday.jpg', 'mine')
+    write('old.jpg', record(version=5))
+    concepts = record()
+    del concepts['relevance']
+    write('x_concepts.jpg', concepts)
+    assert gallery(capsys).out == ['wrote results/index.html and results/results.csv: 2 pictures']
+    page = Path('results/index.html').read_text(encoding='utf-8')
+    found = json.loads(re.search(r'const RESULTS = (.*);\n', page)[1])
+    assert [each['name'] for each in found] == ['a&b.png', "it's ü.png"]
+    assert [each['file'] for each in found] == ['a%26b.jpg', 'it%27s%20%C3%BC.jpg']
+    assert 'http://' not in page and 'https://' not in page and 'src=' not in page  # no network
+    with open('results/results.csv', newline='', encoding='utf-8') as file:
+        rows = iter(list(csv.DictReader(file)))
+    for each in found:
+        assert each['rules'] == ['deep-taylor', 'epsilon'] and set(each['classes']) <= set(CLASSES)
+        for k, row in zip(range(2), rows):
+            assert (Path(row['picture']).name, row['class']) == (each['name'], each['classes'][k])
+            assert [float(row[key]) for key in ('logit', 'probability', 'sum epsilon')] == [
+                each['logits'][k], each['probabilities'][k], each['sums'][1][k]]
+
+
+def test_nothing_in_a_name_is_run():
+    """Not by the page, and not as a formula by a spreadsheet."""
+    paths = {'picture': '/in/</script><script>alert(1)</script>', 'network': '<b>'}
+    found = [VGG.gallery.entry('x.jpg', record(paths=paths, classes=['=1+1']))]
+    page = VGG.gallery.page(found)
+    assert page.count('</script>') == 1 and '<b>' not in page
+    row, = csv.DictReader(VGG.gallery.as_csv(found).splitlines())
+    assert row['class'] == "'=1+1" and row['logit'] == '2.0'
+
+
+def test_page_of_somebody_else_is_not_replaced(capsys):
+    write('x.jpg', record(paths={'picture': 'tw\udcf6.png', 'network': 'n'}))
+    for name in 'index.html', 'results.csv':
+        assert gallery(capsys).status == gallery(capsys).status == 0
+        Path('results', name).write_text('mine')
+        end = gallery(capsys)
+        assert end.status == 2 and len(end.err) == 1
+        assert Path('results', name).read_text() == 'mine'
+        Path('results', name).unlink()

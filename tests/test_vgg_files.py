@@ -1,4 +1,5 @@
-"""The files that people have: networks of Keras 2, files of other formats, lists of class names.
+"""The files that people have: weights of VGG16 and VGG19 alone, networks of Keras 2, other formats,
+lists of class names.
 
 keras2/ holds small networks that Keras 2 wrote (tf-keras 2.19, TensorFlow 2.12 and 2.13), and in
 outputs.npz what Keras 2 itself gave for picture.png.
@@ -15,10 +16,83 @@ import keras_models
 import numpy as np
 from PIL import Image
 import pytest
-from small_vgg import random_weights
+from small_vgg import CLASSES, random_weights, shrink
 
 VGG, KERAS2 = scripts('vgg'), ROOT / 'tests' / 'keras2'
 NAMES = ['cat', 'dog', 'eel', 'fox']
+
+
+# Weights of VGG16 and VGG19 alone
+
+def in_keras(arrays):
+    """A VGG in Keras with these arrays, {layer/kernel, layer/bias}."""
+    model = keras.Sequential([keras.Input((224, 224, 3))])
+    for name in [key.split('/')[0] for key in arrays if key.endswith('kernel')]:
+        kernel, bias = arrays[f'{name}/kernel'], arrays[f'{name}/bias']
+        if name == 'fc1' or name.endswith('_conv1') and name != 'block1_conv1':
+            model.add(layers.MaxPooling2D())
+        if name == 'fc1':
+            model.add(layers.Flatten(name='flatten'))
+        kind, options = layers.Dense, {'activation': None if name == 'predictions' else 'relu'}
+        if kernel.ndim == 4:
+            kind, options = layers.Conv2D, {**options, 'kernel_size': 3, 'padding': 'same'}
+        model.add(kind(len(bias), name=name, **options))
+        model.layers[-1].set_weights([kernel, bias])
+    return model
+
+
+def publish(model, path):
+    """Writes weights as Keras's published files have them: layers without any stand there, too."""
+    with h5py.File(path, 'w') as file:
+        for layer in model.layers:
+            group = file.create_group(layer.name)
+            names = [f'{layer.name}_{part}_1:0' for part in 'Wb'[:len(layer.weights)]]
+            group.attrs['weight_names'] = np.bytes_(names)
+            for name, weight in zip(names, layer.get_weights()):
+                group.create_dataset(name, data=weight)
+
+
+@pytest.mark.parametrize('name', ['vgg16', 'vgg19'])
+def test_logits_are_those_of_keras(monkeypatch, tmp_path, name):
+    """Of the bundled file's layout, which names its classes, and of the two published ones."""
+    images = np.random.default_rng(0).integers(0, 256, (2, 224, 224, 3), np.uint8)
+    path, arrays = tmp_path / VGG.vgg_weights.PUBLISHED[name][0], random_weights(model=name)
+    np.savez(tmp_path / 'small.npz', **arrays, classes=CLASSES)
+    shrink(monkeypatch, tmp_path / 'small.npz')
+    model = in_keras(arrays)
+    expected = model(keras.applications.vgg16.preprocess_input(np.float32(images))).numpy()
+    publish(model, path)
+    for source in [path, 'caltech101'] if name == 'vgg16' else [path]:
+        network = VGG.network.open_network(source)
+        assert network.classes[0] == ('tench' if source == path else CLASSES[0])
+        found = VGG.explainer.Explainer(network, []).classify(images)
+        assert np.abs(found - expected).max() < 1e-4 * np.abs(expected).max()
+
+
+@pytest.mark.parametrize('name, value', [
+    ('block3_conv2/kernel', np.zeros((3, 3, 3, 7))), ('fc1/bias', np.zeros(1)),
+    ('fc1/bias', np.full(6, np.nan)), (None, None)])
+def test_damaged_weights_are_refused(monkeypatch, tmp_path, name, value):
+    """Of another shape, not finite, or in a file that is cut."""
+    path, arrays = tmp_path / 'small.npz', random_weights()
+    np.savez(path, **({**arrays, name: value} if name else arrays))
+    if not name:
+        path.write_bytes(path.read_bytes()[:-500])
+    shrink(monkeypatch, path)
+    with pytest.raises(VGG.common.Refused, match='small.npz'):
+        VGG.explainer.Explainer(VGG.network.open_network('caltech101'), [])
+
+
+def test_imagenet_weights_that_are_not_downloaded(monkeypatch, tmp_path):
+    """A line says which file to copy where."""
+    def get_file(name, origin, cache_subdir, file_hash):
+        assert origin.endswith(f'keras-applications/vgg19/{name}') and len(file_hash) == 32
+        raise OSError('URL fetch failure')
+    monkeypatch.setattr(keras.utils, 'get_file', get_file)
+    monkeypatch.setenv('KERAS_HOME', str(tmp_path))
+    path = tmp_path / 'models' / 'vgg19_weights_tf_dim_ordering_tf_kernels.h5'
+    with pytest.raises(VGG.common.Refused, match=f'{path}.*--weights caltech101'):
+        VGG.network.open_network('imagenet', model='vgg19')
 
 
 # Networks
