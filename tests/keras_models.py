@@ -47,24 +47,19 @@ def scaled(*parts, **options):
 
 
 def fine_tuned():
-    """The guide to transfer learning: preprocessing, a model inside, global pooling, dropout."""
-    base = functional(lambda x: apply(x, convolutions()))
-    inputs = keras.Input(POOLED)
-    x = base(keras.applications.vgg16.preprocess_input(inputs), training=False)
+    """The guide to transfer learning: augmentation, preprocessing, models inside, dropout."""
+    inner, inputs = chain(convolutions()), keras.Input(POOLED)
+    base = functional(lambda x: layers.BatchNormalization()(inner(x)))
+    x = layers.RandomZoom(0.1)(layers.RandomFlip('horizontal')(inputs))
+    x = base(layers.Rescaling(1 / 127.5, -1)(x), training=False)
     x = layers.Dropout(0.2)(layers.GlobalMaxPooling2D()(x))
     return keras.Model(inputs, layers.Dense(4, activation='softmax')(x))
 
 
-def twice_nested():
-    inner = chain(conv())
-    middle = functional(lambda x: layers.BatchNormalization()(inner(x)))
-    return chain(layers.RandomFlip('horizontal'), layers.Rescaling(1 / 127.5, -1), middle,
-                 layers.RandomZoom(0.1), layers.MaxPooling2D(), head())
-
-
 def residual(x):
-    """Branches of ResNetV2 and of Inception."""
-    x = conv(strides=2)(layers.ZeroPadding2D()(layers.Rescaling(1 / 255)(x)))
+    """Branches of ResNetV2 and of Inception; Keras's preprocessing inside."""
+    x = keras.applications.vgg16.preprocess_input(x)
+    x = conv(strides=2)(layers.ZeroPadding2D()(x))
     y = layers.ReLU()(layers.BatchNormalization()(x))
     x = layers.Add()([layers.Conv2D(6, 1)(y), conv(activation=None)(y)])
     x = layers.Concatenate()([layers.ReLU()(x), layers.Average()([conv()(x), conv()(x)])])
@@ -156,7 +151,6 @@ MODELS = {  # functions that build them
         conv(use_bias=False, activation=None), layers.BatchNormalization(), layers.ReLU(),
         layers.MaxPooling2D(), head()),
     'fine-tuned': fine_tuned,
-    'twice nested': twice_nested,
     'resizing inside': lambda: chain(
         layers.Resizing(24, 24), layers.Normalization(mean=[120.0, 110.0, 100.0],
                                                       variance=[2500.0, 3600.0, 4900.0]),
@@ -209,9 +203,9 @@ MODES = {  # of preprocessing, for those that do not preprocess pictures themsel
     'grey, three times': 'unit', 'one of two': 'caffe'}
 
 
-def randomise(model, lifted=True, seed=0):
-    """Gives a model weights that keep activations alive; lifted: some by their bias alone, so that
-    they have no input to pass relevance to."""
+def randomise(model, seed=0):
+    """Gives a model weights that keep units alive, some by their bias alone, so that they have no
+    input to pass relevance to."""
     rng = np.random.default_rng(seed)
 
     def drawn(weight):
@@ -219,13 +213,10 @@ def randomise(model, lifted=True, seed=0):
         if weight.name.endswith('kernel'):
             return rng.normal(0, np.sqrt(2 / np.prod(shape[:-1])), shape)
         if weight.name == 'gamma':
-            return rng.uniform(0.5, 1.5, shape) * (rng.choice([-1, 1], shape) if lifted else 1)
+            return rng.uniform(0.5, 1.5, shape) * rng.choice([-1, 1], shape)
         if weight.name == 'moving_variance':
             return rng.uniform(0.5, 1.5, shape)
-        value = rng.normal(0, 0.1, shape)
-        if lifted:
-            return value
-        return abs(value) if weight.name == 'moving_mean' else -abs(value)
+        return rng.normal(0, 0.1, shape)
 
     for weight in model.weights:
         if weight.name not in ('mean', 'variance', 'count'):  # of pixels
@@ -233,6 +224,6 @@ def randomise(model, lifted=True, seed=0):
     return model
 
 
-def build(name, lifted=True):
+def build(name):
     """The model of this name, with random weights of the same seed."""
-    return randomise(MODELS[name](), lifted)
+    return randomise(MODELS[name]())

@@ -157,8 +157,7 @@ def test_content_says_what_a_file_is(tmp_path):
 # Class names
 
 CONTENTS = {
-    'blank': '\n'.join(NAMES).encode() + b'\n\n',
-    'windows': '\r\n'.join(NAMES).encode('utf-8-sig'),
+    'windows': '\r\n'.join(NAMES).encode('utf-8-sig') + b'\r\n\r\n',
     'utf16': '\r\n'.join(NAMES).encode('utf-16'),
     'from one': b'1: cat\n2: dog\n3: eel\n4: fox\n',
     'unsorted': b'2 eel\n0 cat\n3 fox\n1 dog\n',
@@ -186,7 +185,8 @@ def test_names_with_numbers_of_their_own_are_kept():
         assert VGG.class_names.names_in('\n'.join(names)) == names
 
 
-def test_target_by_name_or_index_where_names_are_numbers(capsys):
+def test_target_by_name_or_index(capsys):
+    """Where names are numbers a notice says so; what is not there or not clear is refused."""
     find_target, classes = VGG.class_names.find_target, ['3', '10', '2', 'ten', '0']
     assert find_target('10', classes) == 1
     line, = capsys.readouterr().out.splitlines()
@@ -194,15 +194,12 @@ def test_target_by_name_or_index_where_names_are_numbers(capsys):
     assert find_target('#3', classes) == 3 and find_target('1', classes) == 1
     assert find_target('2', classes) == 2 and find_target('Ten', classes) == 3
     assert capsys.readouterr().out == ''
-
-
-def test_classes_that_are_not_there_or_not_clear():
-    for text, classes, words in [
-            ('#10', ['cat', 'dog'], '0 to 1'), ('cat', ['class 0', 'class 1'], '--classes'),
+    for text, names, words in [
+            ('#10', classes, '0 to 4'), ('cat', ['class 0', 'class 1'], '--classes'),
             ('Goldn', ['tench', 'Golden retriever'], 'mean golden retriever'),
             ('crane', ['crane', 'kite', 'crane'], '0, 2')]:
         with pytest.raises(VGG.common.Refused, match=words):
-            VGG.class_names.find_target(text, classes)
+            find_target(text, names)
 
 
 # The machine
