@@ -64,7 +64,8 @@ def test_preprocessing_half_in_the_model_is_asked_for(tmp_path, monkeypatch, cap
 
 @pytest.fixture(scope='module')
 def model():
-    return keras_models.chain(keras_models.convolutions(), keras_models.head(5, 'softmax'))
+    return keras_models.randomise(
+        keras_models.chain(keras_models.convolutions(), keras_models.head(5)))
 
 
 def test_pictures_read_as_blue_green_red(model):
