@@ -71,14 +71,11 @@ def test_logits_are_those_of_keras(monkeypatch, tmp_path, name):
 
 @pytest.mark.parametrize('name, value', [
     ('block3_conv2/kernel', np.zeros((3, 3, 3, 7))), ('fc1/bias', np.zeros(1)),
-    ('fc1/bias', np.full(6, np.nan)), (None, None)])
+    ('fc1/bias', np.full(6, np.nan))])
 def test_damaged_weights_are_refused(monkeypatch, tmp_path, name, value):
-    """Of another shape, not finite, or in a file that is cut."""
-    path, arrays = tmp_path / 'small.npz', random_weights()
-    np.savez(path, **({**arrays, name: value} if name else arrays))
-    if not name:
-        path.write_bytes(path.read_bytes()[:-500])
-    shrink(monkeypatch, path)
+    """Of another shape, or not finite."""
+    np.savez(tmp_path / 'small.npz', **{**random_weights(), name: value})
+    shrink(monkeypatch, tmp_path / 'small.npz')
     with pytest.raises(VGG.common.Refused, match='small.npz'):
         VGG.explainer.Explainer(VGG.network.open_network('caltech101'), [])
 
@@ -201,13 +198,12 @@ def test_target_by_name_or_index(capsys):
 
 # The machine
 
-@pytest.mark.parametrize('side, pictures', [(64, 8), (1024, 7)])
-def test_batch_is_as_large_as_memory_allows(side, pictures):
-    """Eight pictures, or as many as take 2 GB in the outputs of all layers."""
-    model = keras.Sequential([keras.Input((side, side, 1)), layers.Conv2D(64, 3, padding='same'),
+def test_batch_is_as_large_as_memory_allows():
+    """At most eight pictures; of these as many as take 2 GB in the outputs of all layers."""
+    model = keras.Sequential([keras.Input((1024, 1024, 1)), layers.Conv2D(64, 3, padding='same'),
                               layers.GlobalAveragePooling2D(), layers.Dense(2)])
     network = VGG.network.open_network(model, 'unit')
-    assert VGG.explainer.Explainer(network, []).batch_size == pictures
+    assert VGG.explainer.Explainer(network, []).batch_size == 7
 
 
 def test_float32_keeps_its_bits_on_a_gpu():

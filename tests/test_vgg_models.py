@@ -11,11 +11,13 @@ import pytest
 from small_vgg import photograph, run
 import tensorflow as tf
 
+VGG = scripts('vgg')
+
 
 def opened(source, composites, mode=None):
     """A model or a file, opened as the script does."""
-    return scripts('vgg').explainer.open_explainer(source, composites, preprocessing=mode,
-                                                   precision='float64', gradient=True)
+    return VGG.explainer.open_explainer(source, composites, preprocessing=mode,
+                                        precision='float64', gradient=True)
 
 
 def pictures(size, n=3):
@@ -45,7 +47,7 @@ def assert_outputs(explainer, model, mode):
 
 def attributed(monkeypatch):
     """Lets gradients see gates, and what an activation makes of each number, as constants."""
-    model, tf1 = scripts('vgg').model, scripts('vgg').common.tf
+    model, tf1 = VGG.model, VGG.common.tf
     activate, computed = model.activate, model.computed
 
     def constant_slope(activation, z):
@@ -63,8 +65,7 @@ def attributed(monkeypatch):
 @pytest.mark.parametrize('name', keras_models.MODELS)
 def test_explained_as_keras_computes(monkeypatch, capsys, name):
     """Outputs are Keras's, and epsilon is gradient x input."""
-    mode, model = keras_models.MODES.get(name), keras_models.build(name)
-    rules = scripts('vgg').rules
+    mode, model, rules = keras_models.MODES.get(name), keras_models.build(name), VGG.rules
     attributed(monkeypatch)
     monkeypatch.setattr(rules, 'epsilon', partial(rules.epsilon, eps=1e-12))
     explainer = opened(model, {'epsilon': rules.Composite(*[rules.epsilon] * 4)}, mode)
@@ -90,7 +91,7 @@ def test_a_live_model_is_left_as_it_is(tmp_path):
     for name in 'my.keras', 'my.h5':
         model.save(tmp_path / name)
         np.testing.assert_array_equal(opened(tmp_path / name, []).classify(images), found)
-    with pytest.raises(scripts('vgg').common.Refused, match='--preprocessing'):
+    with pytest.raises(VGG.common.Refused, match='--preprocessing'):
         opened(keras_models.build('vgg'), [])
 
 
@@ -124,7 +125,7 @@ def test_one_sigmoid_is_two_classes_with_a_row_of_weights_each():
 
 def test_preprocessing_is_never_guessed(tmp_path, capsys):
     """Five lines say what the network sees in the first picture with each, then the run stops."""
-    main, modes = scripts('vgg').lrp.main, scripts('vgg').preprocessing.MODES
+    main, modes = VGG.lrp.main, VGG.preprocessing.MODES
     keras_models.build('grey').save(tmp_path / 'my.keras')
     options = [photograph(tmp_path / 'a.png'), '--weights', tmp_path / 'my.keras', '--results',
                tmp_path / 'out']

@@ -16,12 +16,13 @@ from keras_models import apply, chain, conv, functional, head
 import numpy as np
 import pytest
 
+VGG = scripts('vgg')
+
 
 def refusal(source, name=None):
     """The one line with which a file, or a live model of this name, is refused."""
-    vgg = scripts('vgg')
-    with pytest.raises(vgg.common.Refused) as error:
-        vgg.network.open_network(source, 'unit')
+    with pytest.raises(VGG.common.Refused) as error:
+        VGG.network.open_network(source, 'unit')
     line = str(error.value)
     assert line.startswith(f'{name or source}: ') and '\n' not in line
     return line
@@ -71,17 +72,17 @@ def test_refused_with_the_reason():
 
 def test_a_rebuilt_graph_that_differs_is_stopped(monkeypatch):
     """The table is broken on purpose; the line gives both outputs."""
-    monkeypatch.setattr(scripts('vgg').keras_layers, 'normalisation',
-                        lambda layer: (np.ones((1, 6)), np.ones(6)))
+    wrong = np.ones((1, 6)), np.ones(6)
+    monkeypatch.setattr(VGG.keras_layers, 'normalisation', lambda layer: wrong)
     model = keras_models.build('vgg with batch normalisation')
-    with pytest.raises(scripts('vgg').common.Refused, match='something else.*class .*Keras gives'):
-        scripts('vgg').explainer.open_explainer(model, preprocessing='torch')
+    with pytest.raises(VGG.common.Refused, match='something else.*class .*Keras gives'):
+        VGG.explainer.open_explainer(model, preprocessing='torch')
 
 
 def test_a_value_that_differs_in_half_precision():
-    network = scripts('vgg').network.Network(Path('n'), [], {}, None, (), False, 'value')
+    network = VGG.network.Network(Path('n'), [], {}, None, (), False, 'value')
     network.check_outputs('a.png', np.array([0.3]), np.array([0.31]), half=True)
-    with pytest.raises(scripts('vgg').common.Refused):
+    with pytest.raises(VGG.common.Refused):
         network.check_outputs('a.png', np.array([0.3]), np.array([0.4]), half=True)
 
 
@@ -113,7 +114,7 @@ def test_pickled_object_is_not_read(monkeypatch, tmp_path):
     np.savez(tmp_path / 'w.npz', **{'block1_conv1/kernel': bad, 'block1_conv1/bias': bad})
     (tmp_path / 'raw.keras').write_bytes(pickle.dumps(Malicious(tmp_path / 'done')))
     refusal(tmp_path / 'raw.keras')
-    monkeypatch.setitem(scripts('vgg').network.BUNDLED, 'caltech101', tmp_path / 'w.npz')
+    monkeypatch.setitem(VGG.network.BUNDLED, 'caltech101', tmp_path / 'w.npz')
     refusal(tmp_path / 'w.npz')
     assert not (tmp_path / 'done').exists()
 
