@@ -100,7 +100,8 @@ def fitted(texts, width, height):
     file = os.path.join(matplotlib.get_data_path(), 'fonts', 'ttf', 'DejaVuSans.ttf')
     for size in range(24, 7, -1):
         font, letters = ImageFont.truetype(file, size), int(width / (0.55 * size))
-        lines = {text: textwrap.wrap(text, letters, break_long_words=size == 8) for text in texts}
+        lines = {text: textwrap.wrap(text, letters, break_long_words=size == 8,
+                                     break_on_hyphens=False) for text in texts}
         widest = max(font.getlength(line) for line in itertools.chain(*lines.values()))
         if widest <= width and max(map(len, lines.values())) * 1.25 * size <= height:
             break
