@@ -45,8 +45,7 @@ def by_channel(explainer):
 def test_a_channel_against_loops(opened):
     explainer, pixels = opened('second'), IMAGES[:1] / 255
     (first, second), (w, b) = explainer.table[:2], explainer.read('first')
-    inside = oracle.positive(oracle.received(first, pixels, w, (1, 16, 16, 4),
-                                             lambda i, weight: pixels[i] * weight, b))
+    inside = oracle.positive(oracle.affine(first, pixels, w, b))
     r = np.array(explainer.channels(IMAGES[:1]).maps[RULE])
     r[..., [0, 1, 3, 4]] = 0
     r = oracle.gamma(second, inside, *explainer.read('second'), r)

@@ -1,5 +1,6 @@
 """Every rule of vgg/rules.py on every linear kind of layer, against NumPy loops; the backward pass
 through branches."""
+import functools
 from functools import partial
 import inspect
 
@@ -70,23 +71,22 @@ RULES = {  # ours, the oracle's, whether inputs may have both signs, whether out
     'alpha2, signed': (rules.ALPHA2, partial(oracle.alpha_beta, alpha=2, beta=1), True, True),
     'epsilon, rms': (rules.epsilon_rms, oracle.rms, True, True),
 }
-EQUAL = {'flat'}  # rules that take no notice of w; pooling and additions have none of their own
 
 
+@functools.cache
 def numbers(place, odd, signed):
     """Draws a, w, b and r of a layer, float32: a of both signs or none negative.
 
-    odd: the weights into the first output are negative and those into the second are zero.
+    odd: the weights into the first output are negative and those into the last one are zero.
     Otherwise the batch holds usual inputs, none, a single one, large ones and small ones.
     """
-    kind, inputs, *shape = LAYERS[place]
-    shape, rng = shape[0] if shape else kind.kernel, np.random.default_rng(sum(inputs) + 1)
+    (kind, inputs, *shape), rng = LAYERS[place], np.random.default_rng(0)
     own = kind.kind != 'sum'
-    w = rng.normal(size=shape) if own else np.reshape(kind.factors, shape)
-    r = rng.normal(size=oracle.output_shape(kind, inputs, w))
-    b = rng.normal(size=r.shape[-1]) if own else np.zeros(1)
+    w = rng.normal(size=kind.kernel) if own else np.reshape(kind.factors, *shape)
     a = rng.normal(size=inputs)
     a = np.clip(a, LOW, HIGH) if signed else np.maximum(a, 0)
+    r = rng.normal(size=oracle.affine(kind, a, w, 0).shape)
+    b = rng.normal(size=r.shape[-1]) if own else np.zeros(1)
     if odd and own:
         outputs = w.reshape(-1, w.shape[-1])
         outputs[:, 0], outputs[:, -1], b[-1] = -np.abs(outputs[:, 0]), 0, 0
@@ -95,7 +95,7 @@ def numbers(place, odd, signed):
         single = np.where(np.arange(a.size).reshape(a.shape) == a.size // 2, 0.7, 0)
         a = np.concatenate([a, 0 * a, single, 1e4 * a, 1e-4 * a])
         r = np.concatenate([r, r, r, 1e4 * r, 1e-4 * r])
-    return [np.asarray(x, np.float32) for x in (a, w, b, r)]
+    return tuple(np.float32(x) for x in (a, w, b, r))
 
 
 def run(build, dtype='float32'):
@@ -107,59 +107,52 @@ def run(build, dtype='float32'):
         return kept[-1]
     with tf.Graph().as_default(), tf.Session() as session:
         made = build(lambda x: tf.placeholder_with_default(tf.constant(x, dtype),
-            [None, *np.shape(x)[1:]]), weights)
-        for each in kept:
-            for variable in each.kept:
-                session.run(variable.initializer)
+                                                           [None, *np.shape(x)[1:]]), weights)
+        for variable in (variable for each in kept for variable in each.kept):
+            session.run(variable.initializer)
         return session.run(made)
 
 
-@pytest.fixture(scope='module')
-def propagated():
-    """A function: the relevance of a layer's inputs by a rule; all rules of a layer in one
-    graph."""
-    known = {}
-
-    def relevance(place, rule, odd=False, dtype='float32'):
-        if (place, dtype) not in known:
-            def build(tensor, weights):
-                found = {}
-                for case in False, True:
-                    kept = None
-                    for name, (function, _, signed, below_zero) in RULES.items():
-                        each = LAYERS[place][0]._replace(
-                            low=-np.inf if signed else 0.0,
-                            activation='linear' if below_zero else 'relu')
-                        a, w, b, r = numbers(place, case, signed)
-                        kept = kept or weights(w, b)  # shared, as the composites of a run share it
-                        found[name, case] = function(each, tensor(a), kept, tensor(r))
-                return found
-            known[place, dtype] = run(build, dtype)
-        return known[place, dtype][rule, odd]
-    return relevance
+@functools.cache
+def propagated(place, dtype='float32'):
+    """{(rule, odd): relevance of a layer's inputs}, by all rules in one graph."""
+    result, (a, *others) = {}, numbers(place, True, False)
+    with tf.Graph().as_default(), tf.Session() as session:
+        unsigned, signed, r = (tf.placeholder(dtype, [None, *x.shape[1:]])
+                               for x in (a, a, others[-1]))
+        w, b = (tf.placeholder(dtype, x.shape) for x in others[:2])
+        found, weights = {}, vgg.model.Weights(w, b)  # shared, as the rules of a run share it
+        for name, (rule, _, both, below_zero) in RULES.items():
+            each = LAYERS[place][0]._replace(low=-np.inf if both else 0.0,
+                                             activation='linear' if below_zero else 'relu')
+            found[name] = rule(each, signed if both else unsigned, weights, r)
+        for odd in False, True:
+            feed = dict(zip((unsigned, w, b, r), numbers(place, odd, False)))
+            feed[signed] = numbers(place, odd, True)[0]
+            for variable in weights.kept:  # some need those before them
+                session.run(variable.initializer, feed)
+            result.update({(name, odd): x for name, x in session.run(found, feed).items()})
+    return result
 
 
 @pytest.mark.parametrize('rule', RULES)
 @pytest.mark.parametrize('place', LAYERS)
-def test_rule(propagated, place, rule):
+def test_rule(place, rule):
     _, truth, signed, _ = RULES[rule]
     for odd in False, True:
-        a, w, b, r = numbers(place, odd, signed)
-        found = propagated(place, rule, odd)
-        expected = truth(LAYERS[place][0], a, np.ones_like(w) if rule in EQUAL else w, b, r)
+        found = propagated(place)[rule, odd]
         assert np.isfinite(found).all()
-        for one, other in zip(found, expected):
+        for one, other in zip(found, truth(LAYERS[place][0], *numbers(place, odd, signed))):
             np.testing.assert_allclose(one, other, rtol=1e-3,
                                        atol=1e-4 * np.abs(other).max() + 1e-30)
 
 
 @pytest.mark.parametrize('rule', ['zplus, signed', 'gamma, signed', 'alpha2, signed', 'wsquare'])
 @pytest.mark.parametrize('place', ['conv, dilated', 'conv, grouped', 'depthwise, dilated'])
-def test_rule_in_double_precision(propagated, place, rule):
-    a, w, b, r = numbers(place, False, RULES[rule][2])
-    expected = RULES[rule][1](LAYERS[place][0], a, w, b, r)
-    found = propagated(place, rule, dtype='float64')
-    np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-8 * np.abs(expected).max())
+def test_rule_in_double_precision(place, rule):
+    expected = RULES[rule][1](LAYERS[place][0], *numbers(place, False, True))
+    np.testing.assert_allclose(propagated(place, 'float64')[rule, False], expected, rtol=1e-9,
+                               atol=1e-8 * np.abs(expected).max())
 
 
 def sums(r):
@@ -167,15 +160,13 @@ def sums(r):
 
 
 @pytest.mark.parametrize('place', LAYERS)
-def test_conservation(propagated, place):
+def test_conservation(place):
     """z+ wherever an input meets a weight of its sign, w^2 and flat everywhere."""
-    for rule in 'zplus, signed', 'wsquare', 'flat':
-        a, w, b, r = numbers(place, False, True)
-        received = np.full(r.shape, rule != 'zplus, signed')
-        for j, i, weight in [] if received.all() else oracle.connections(LAYERS[place][0], a.shape,
-            w):
-            received[j] |= a[i] * weight > 0
-        lost = sums(propagated(place, rule)) - sums(np.where(received, r, 0))
+    a, w, _, r = numbers(place, False, True)
+    net = oracle.Connections(LAYERS[place][0], a, w)
+    met = net.received(net.a * net.w > 0) > 0
+    for rule, expected in ('zplus, signed', np.where(met, r, 0)), ('wsquare', r), ('flat', r):
+        lost = sums(propagated(place)[rule, False]) - sums(expected)
         assert (np.abs(lost) <= 1e-5 * sums(np.abs(r))).all(), rule
 
 
@@ -214,7 +205,7 @@ def test_box_loses_nothing_on_black_or_white_under_weights_of_one_sign(shade, si
 @pytest.mark.parametrize('rule', ['zplus', 'gamma', 'alpha2', 'epsilon, rms', 'flat'])
 def test_neighbours_in_the_batch_do_not_matter(rule):
     a, w, b, r = numbers('conv', True, False)
-    a[0] *= 1000
+    a = a * np.float32([1000, 1]).reshape(2, 1, 1, 1)
 
     def build(tensor, weights):
         return [RULES[rule][0](LAYERS['conv'][0], tensor(a[part]), weights(w, b), tensor(r[part]))
@@ -254,12 +245,14 @@ def test_max_pooling_takes_the_first_winner():
 
 @pytest.mark.parametrize('place, share', [('lower', 0.0), ('upper', 0.25)])
 def test_mean_pooling(place, share):
+    """As the rules explain a layer of average pooling."""
     rng = np.random.default_rng(8)
     a, r = np.maximum(rng.normal(size=(3, 4, 6, 2)), 0), rng.normal(size=(3, 2, 3, 2))
     a[:, 2:, :2] = 0  # a dead window
-    found = run(lambda tensor,
-                weights: rules.mean_pool(POOL._replace(place=place), tensor(a), None, tensor(r)))
-    np.testing.assert_allclose(found, oracle.average_pool(a, r, share=share), rtol=1e-4, atol=1e-6)
+    found = run(lambda tensor, _: rules.mean_pool(POOL._replace(place=place), tensor(a), None,
+                                                  tensor(r)))
+    expected = oracle.rms(mean((2, 2), (2, 2)), a, np.ones((1, 1)), 0.0, r, share)
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize('name', sorted(vgg.model.POSITIVE))
