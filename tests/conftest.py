@@ -7,10 +7,12 @@ import subprocess
 import sys
 from types import SimpleNamespace
 
-import numpy as np
-import pytest
-
 os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')  # as the scripts do, before Keras is imported
+os.environ.setdefault('OPENBLAS_NUM_THREADS', '1')  # NumPy's idle threads would take half the time
+
+import numpy as np  # noqa: E402
+import pytest  # noqa: E402
+
 ROOT = Path(__file__).resolve().parent.parent
 RULES = ['epsilon-gamma-box', 'deep-taylor', 'zplus', 'epsilon']  # of mnist/
 TRAINING = ['--epochs', 2, '--batch-size', 30, '--seed', 7]

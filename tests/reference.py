@@ -1,4 +1,4 @@
-"""VGG16 and the relevance of all eleven composites in NumPy, float64, for one picture.
+"""VGG16 and the relevance of all composites in NumPy, float64, for one picture.
 
 Written from the papers and independent of the scripts in vgg/: it reads the weight file itself,
 states its own table of composites, and a convolution is nine shifted matrix products. Every rule is
@@ -33,12 +33,9 @@ def linear(x, v):
     the matrix v."""
     if v.ndim == 2:
         return x @ v
-    height, width, channels = x.shape
+    height, width, _ = x.shape
     padded = np.pad(x, ((1, 1), (1, 1), (0, 0)))
-    rows, z = padded.reshape(-1, channels), np.zeros((height, width, v.shape[-1]))
-    for dy, dx in np.ndindex(3, 3):
-        z += (rows @ v[dy, dx]).reshape(height + 2, width + 2, -1)[dy:dy + height, dx:dx + width]
-    return z
+    return sum(padded[y:y + height, x0:x0 + width] @ v[y, x0] for y, x0 in np.ndindex(3, 3))
 
 
 def transposed(s, v):
@@ -107,8 +104,7 @@ def zbeta(a, w, b, r):
     """Montavon et al. 2017, the zB rule as printed: x w - low w+ - high w-; the pixels are BGR less
     the mean."""
     margin = 255e-6  # the box is a little wider than black to white
-    low, high = np.broadcast_to(-MEAN - margin, a.shape), np.broadcast_to(255 - MEAN + margin,
-        a.shape)
+    low, high = (np.zeros(a.shape) + bound for bound in (-MEAN - margin, 255 - MEAN + margin))
     return share_out([(a, w), (-low, positive(w)), (-high, negative(w))], r)
 
 
@@ -161,14 +157,9 @@ def alpha2beta1(a, w, b, r):
     return 2 * excitation(a, w, b, r) - inhibition(a, w, b, r)
 
 
-def winners(a):
-    """Which of its four inputs each window's maximum is, the first of equals."""
-    return windows(a).argmax(-1)
-
-
-def max_pool(winner, r):
-    """The winner of each window takes all."""
-    return unwindow((np.arange(4) == winner[..., None]) * r[..., None])
+def max_pool(a, r):
+    """The largest of each window takes all, the first of equals."""
+    return unwindow((np.arange(4) == windows(a).argmax(-1)[..., None]) * r[..., None])
 
 
 def average_pool(a, r, extra=1.0, lift=0.0):
@@ -205,32 +196,32 @@ def rule_of(composite, name):
         return max_pool
     if name in HEAD:
         return dense
-    return pixels if name == 'block1_conv1' else early if name[:6] in ('block1', 'block2',
-        'block3') else late
+    if name == 'block1_conv1':
+        return pixels
+    return early if name[:6] in ('block1', 'block2', 'block3') else late
 
 
-def pool(rule, a, winner, r):
+def pool(rule, a, r):
     """One pooling layer back, as rule_of says."""
     r = r.reshape(a.shape[0] // 2, a.shape[1] // 2, -1)  # after flatten it is a vector
     if rule is max_pool:
-        return max_pool(winner, r)
+        return max_pool(a, r)
     return average_pool(a, r, extra=1.25) if rule is gamma else average_pool(a, r, lift=0.25)
 
 
-def relevance(composite, activations, winner, weights, target, known):
+def relevance(composite, activations, weights, target, known):
     """Relevance of the pixels for the target's logit: [224, 224, 3], RGB.
 
-    winner: {pooling layer: its winners}. known: an empty dict, the same for all calls that differ
-    in their composite only; composites whose upper layers have the same rules share what it then
-    holds.
+    known: an empty dict, the same for all calls that differ in their composite only; composites
+    whose upper layers have the same rules share what it then holds.
     """
-    rules, r = (), np.where(np.arange(activations['logits'].size) == target, activations['logits'],
-                            0.0)
+    logits, rules = activations['logits'], ()
+    r = np.where(np.arange(logits.size) == target, logits, 0.0)
     for name in reversed(layer_names()):
         rules += (rule_of(composite, name),)
         if rules not in known:
             a = activations[name]
-            known[rules] = pool(rules[-1], a, winner[name], r) if name in winner else rules[-1](a,
-                *weights[name], r)
+            known[rules] = (pool(rules[-1], a, r) if name.endswith('pool')
+                            else rules[-1](a, *weights[name], r))
         r = known[rules]
     return r[..., ::-1]
