@@ -12,11 +12,11 @@ SHORT = [1] * 5  # convolutions in each block, where the network itself does not
 CLASSES = ['crane', 'tree frog', 'crane', 'kite', 'Teapot']  # one name stands twice
 
 
-def random_weights(widths=WIDTHS, head=HEAD, model='vgg16', seed=0):
+def random_weights(head=HEAD, model='vgg16', seed=0):
     """{layer/kernel, layer/bias}: He-distributed kernels, small biases of both signs."""
     rng, shapes, channels = np.random.default_rng(seed), {}, 3
     depths = {'vgg16': [2, 2, 3, 3, 3], 'vgg19': [2, 2, 4, 4, 4], 'short': SHORT}[model]
-    for block, (depth, width) in enumerate(zip(depths, widths), 1):
+    for block, (depth, width) in enumerate(zip(depths, WIDTHS), 1):
         for i in range(1, depth + 1):
             shapes[f'block{block}_conv{i}'] = 3, 3, channels, width
             channels = width
