@@ -2,8 +2,8 @@
 one process.
 
     python tests/benchmark.py vgg         every composite against the forward pass; peak memory
+    python tests/benchmark.py lists       vgg/lrp.py from start to end: pictures a second, memory
     python tests/benchmark.py families    networks of keras.applications: agreement, speed, start-up
-    python tests/benchmark.py mnist       a step of mnist/train.py against Keras's model.fit
     python tests/benchmark.py vgg --batch 1 --rule deep-taylor --precision bfloat16
 
 `vgg` uses the bundled VGG16. Every case runs in a process of its own, so that its peak memory is
@@ -11,8 +11,10 @@ its own.
 """
 import argparse
 import json
+import os
 from pathlib import Path
 import resource
+import shutil
 import statistics
 import subprocess
 import sys
@@ -81,6 +83,41 @@ def vgg(args):
                   f'{found["peak"]:5.2f}', flush=True)
 
 
+def lists(args):
+    print(f'{"":>11} {"":>8} pictures / s  peak GB  start-up s  hours for 50,000')
+    with tempfile.TemporaryDirectory() as folder:
+        for source in ('caltech101', 'lite0', 'ResNet50', 'MobileNetV2'):
+            weights = source
+            if source in FAMILIES:
+                weights = Path(folder) / f'{source}.keras'
+                saved(source, weights)
+            for precision in ('float32', 'bfloat16'):
+                few, _ = listed(Path(folder), 24, weights, precision)
+                many, peak = listed(Path(folder), 96, weights, precision)
+                each = (many - few) / 72
+                start = few - 24 * each
+                print(f'{source:>11} {precision:>8} {1 / each:12.2f} {peak:8.2f} {start:11.1f} '
+                      f'{(start + 50000 * each) / 3600:17.1f}', flush=True)
+
+
+def listed(folder, count, weights, precision):
+    """Explains so many copies of bundled photographs. Returns seconds and the peak memory in GB."""
+    pictures, results = folder / 'pictures', folder / 'results'
+    pictures.mkdir()
+    for i, path in zip(range(count), 4 * sorted((ROOT / 'vgg' / 'images').glob('*.jpg'))):
+        shutil.copy(path, pictures / f'{i}.jpg')
+    start = time.perf_counter()
+    process = subprocess.Popen([sys.executable, ROOT / 'vgg' / 'lrp.py', pictures, '--weights',
+                                weights, '--precision', precision, '--results', results],
+                               stdout=subprocess.DEVNULL)
+    _, status, usage = os.wait4(process.pid, 0)
+    seconds = time.perf_counter() - start
+    assert status == 0 and len(list(results.glob('*.jpg'))) == count
+    shutil.rmtree(pictures)
+    shutil.rmtree(results)
+    return seconds, usage.ru_maxrss / 1e6
+
+
 def family_case(family):
     """Agreement with Keras and with gradient x input, shares that arrive, times."""
     from explainer import Explainer
@@ -89,13 +126,13 @@ def family_case(family):
     with tempfile.TemporaryDirectory() as folder:
         model = saved(family, Path(folder) / 'my.keras')
         start = time.perf_counter()
-        network = open_network(str(Path(folder) / 'my.keras'), preprocessing='tf')
+        network = open_network(str(Path(folder) / 'my.keras'))
         explainer = Explainer(network, rules[:2])
     images = np.random.default_rng(0).integers(0, 256, [8, *network.size], np.uint8)
     explainer(images[:1])
     startup = time.perf_counter() - start
     whole = Explainer(network, rules, gradient=True)
-    found, expected = whole(images[:2]), model.predict(images[:2] / 127.5 - 1, verbose=0)
+    found, expected = whole(images[:2]), model.predict(np.float32(images[:2]), verbose=0)
     gradient = whole.gradient_times_input(images[:2], found.targets)
     apart = np.abs(network.probabilities(found.logits) - expected).max() / expected.max()
     result = {'layers': len(network.layers), 'startup': startup, 'apart': float(apart),
@@ -114,15 +151,18 @@ def family_case(family):
 
 
 def saved(family, path):
-    """A network of keras.applications with random weights and statistics, saved at a path."""
-    from common import keras
+    """A network of keras.applications with random weights and statistics, saved at a path with the
+    preprocessing x / 127.5 - 1 inside."""
+    import keras
     rng = np.random.default_rng(0)
-    model = getattr(keras.applications, family)(weights=None)
-    for weight in model.weights:
+    inner = getattr(keras.applications, family)(weights=None)
+    for weight in inner.weights:
         if weight.name in ('gamma', 'beta', 'moving_mean', 'moving_variance', 'variable'):
             values = rng.uniform(0.5, 1.5, weight.shape)
             positive = weight.name in ('gamma', 'moving_variance', 'variable')
             weight.assign(values if positive else 0.2 * values - 0.2)
+    model = keras.Sequential([keras.Input(inner.input_shape[1:]),
+                              keras.layers.Rescaling(1 / 127.5, -1), inner])
     model.save(path)
     return model
 
@@ -139,52 +179,17 @@ def families(args):
               flush=True)
 
 
-def mnist_case(batches):
-    """Seconds for so many steps of 128 digits, of mnist/train.py and of Keras."""
-    from common import keras, tf
-    import data
-    import train
-    (x, y), = data.load(ROOT / 'mnist' / 'mnist.npz', 'train')
-    x, y, layers = x[:128 * int(batches)], y[:128 * int(batches)], keras.layers
-    settings = {'seed': 0, 'batch-size': 128, 'epochs': 1, 'learning-rate': 1e-3, 'data': ''}
-    convolutions = [layers.Conv2D(n, 3, padding='same', activation='relu') for n in (32, 64)]
-    model = keras.Sequential([keras.Input((28, 28, 1)), *convolutions, layers.MaxPool2D(),
-                              layers.Flatten(), layers.Dense(512, activation='relu'),
-                              layers.Dropout(0.5), layers.Dense(10)])
-    model.compile('adam', keras.losses.SparseCategoricalCrossentropy(from_logits=True))
-    pixels = x.astype(np.float32)[..., None] / 255
-    with tempfile.TemporaryDirectory() as folder:
-        with tf.Graph().as_default():
-            trainer = train.Trainer(10 ** 6, settings, 'float32')
-            trainer.session.run(trainer.initialise)
-            writer = tf.summary.FileWriter(folder)
-
-        def ours():
-            epoch = data.epoch(x, y, 128, np.random.default_rng(0))
-            train.train_epoch(trainer, 0, epoch, 0, int(batches), Path(folder), writer)
-        return alternate({'ours': ours,
-                          'keras': lambda: model.fit(pixels, y, batch_size=128, verbose=0)}, 3)
-
-
-def mnist(args):
-    times = child('mnist', 60)
-    epoch = statistics.median(times['ours']) * 50000 / 128 / 60
-    print(f'an epoch of mnist/train.py takes {epoch:.1f} s, {ratio(times, "ours", "keras"):.2f} '
-          "times as long as Keras's model.fit")
-
-
-CASES = {'vgg': vgg_case, 'family': family_case, 'mnist': mnist_case}
+CASES = {'vgg': vgg_case, 'family': family_case}
 
 
 def main():
-    if sys.argv[1] == 'case':
-        sys.path.insert(0, str(ROOT / ('mnist' if sys.argv[2] == 'mnist' else 'vgg')))
-        return print('\n' + json.dumps(CASES[sys.argv[2]](*sys.argv[3:])))
     sys.path.insert(0, str(ROOT / 'vgg'))
+    if sys.argv[1] == 'case':
+        return print('\n' + json.dumps(CASES[sys.argv[2]](*sys.argv[3:])))
     from rules import COMPOSITES
     parser = argparse.ArgumentParser(description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
-    parts = {'vgg': vgg, 'families': families, 'mnist': mnist}
+    parts = {'vgg': vgg, 'lists': lists, 'families': families}
     methods = [PAIR, GRADIENT, *COMPOSITES]
     parser.add_argument('part', choices=parts)
     parser.add_argument('--batch', nargs='+', type=int, default=[1, 8])

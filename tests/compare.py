@@ -1,142 +1,215 @@
-"""Ours beside Zennit (PyTorch): every composite that Zennit's rules can state, in float64 and with
-the same stabilisers.
+"""Ours beside Zennit (PyTorch): the same layers, weights and rules, in float64 with the same
+stabilisers; and how long both take in float32.
 
     pip install torch torchvision zennit
-    python tests/compare.py                the bundled VGG16 on eight bundled photographs
-    python tests/compare.py --times        also how long both take in float32
+    python tests/compare.py               the bundled VGG16, and three networks with random weights
+    python tests/compare.py --times 9     also seconds for the eight photographs, in nine turns
 
 Each pixel is changed by up to three grey levels. Else all inputs of a pooling window are equal in
 the plain parts of photographs, and PyTorch does not always take the first, as TensorFlow does:
-there relevance moves by a few pixels, by up to 9e-3 of the largest. None of these packages is among
-the requirements: without them this says so and does nothing.
+there relevance moves by a few pixels, by up to 9e-3 of the largest. Both sides get batch
+normalisation folded into the convolutions. Additions and means have the epsilon rule on both, as in
+Zennit's own composites; otherwise ours gives them the rule of their place.
 """
 import argparse
+import os
 from pathlib import Path
 import statistics
-import sys
-import time
+import tempfile
 
+import benchmark
+from conftest import ROOT, scripts
 import numpy as np
+import reference
+import torch
+from torch import nn
+from zennit import rules
+from zennit.composites import SpecialFirstLayerMapComposite
+from zennit.layer import Sum
 
-ROOT = Path(__file__).resolve().parent.parent
+vgg = scripts('vgg')
+keras, layers = vgg.common.keras, vgg.common.keras.layers
 TINY = 1e-20  # our stabiliser where z is never negative
+TIMED = ['epsilon-gamma-box', 'epsilon-plus']
+NETWORKS = {'caltech101': None, 'signed': ['deep-taylor', 'alpha2beta1', *TIMED],  # None: all
+            'ResNet50': TIMED, 'MobileNetV2': TIMED}
 
 
-def torch_network(torch, explainer):
-    """The explainer's network as a torch.nn.Sequential: channels first, so the first dense layer's
-    rows are reordered."""
-    modules, flattened = [], False
-    for layer in explainer.network.layers:
-        if layer.kind == 'max':
-            modules.append(torch.nn.MaxPool2d(2))
-        elif layer.kind == 'move':
-            modules.append(torch.nn.Flatten())
+class Copy(nn.Module):
+    """A layer table as modules of PyTorch, channels first."""
+
+    def __init__(self, network):
+        super().__init__()
+        self.table = network.layers
+        self.steps = nn.ModuleDict({each.name: module(each, network.read) for each in self.table})
+
+    def forward(self, x):
+        a = {'pixels': x}
+        for layer in self.table:
+            inputs = [a[name] for name in layer.inputs]
+            x = torch.stack(inputs, -1) if len(inputs) > 1 else inputs[0]
+            if layer.kind == 'dense' and x.ndim == 4:
+                x = x.permute(0, 2, 3, 1).flatten(1)  # in the order of our weights
+            a[layer.name] = x = self.steps[layer.name](x)
+        return x
+
+
+def module(layer, read):
+    """A layer with its weights, and its activation."""
+    (own, before), linear = padding(layer), nn.Identity()
+    if layer.kind == 'max':
+        linear = nn.MaxPool2d(layer.window, layer.stride)
+    elif layer.kind == 'sum':
+        linear = Sum() if len(layer.inputs) > 1 else nn.AdaptiveAvgPool2d(1)
+    elif layer.kind != 'move':
+        w, b = (torch.tensor(array) for array in read[layer.name]())
+        groups = w.shape[2] if layer.kind == 'depthwise' else 1
+        if layer.kind == 'dense':
+            w, linear = w.T, nn.Linear(*w.shape)
         else:
-            w, b = explainer.read(layer.name)
-            if layer.kind == 'conv':
-                module = torch.nn.Conv2d(*layer.kernel[2:], 3, padding=1)
-                w = w.transpose(3, 2, 0, 1)
-            else:
-                module = torch.nn.Linear(*layer.kernel)
-                w = w.T if flattened else w.reshape(7, 7, -1, w.shape[1]).transpose(3, 2, 0,
-                    1).reshape(w.shape[1], -1)
-                flattened = True
-            module.weight.data, module.bias.data = torch.tensor(w.copy()), torch.tensor(b.copy())
-            modules += [module, torch.nn.ReLU()]
-    return torch.nn.Sequential(*modules[:-1])
+            w = w.permute(2, 3, 0, 1) if groups > 1 else w.permute(3, 2, 0, 1)
+            linear = nn.Conv2d(w.shape[1] * groups, len(w), w.shape[2:], layer.stride, own,
+                               groups=groups)
+        linear.weight.data, linear.bias.data = w.contiguous(), b
+    after = {'relu': nn.ReLU(), 'relu6': nn.ReLU6(), 'linear': nn.Identity()}[layer.activation]
+    return nn.Sequential(nn.ZeroPad2d(before) if any(before) else nn.Identity(), linear, after)
 
 
-def zennit_composites(low, high, dtype):
-    """{our name: the same of Zennit's rules, with our stabilisers}. Its ZPlus has the bias that
-    Bach et al. (2015) give it; z+ of Montavon et al. (2017) has none."""
-    import torch
-    from zennit import rules
-    from zennit.composites import SpecialFirstLayerMapComposite
-    low, high = (torch.tensor(limit, dtype=dtype).reshape(1, 3, 1, 1) for limit in (low, high))
-    alpha1, alpha2 = (rules.AlphaBeta(alpha=alpha, beta=alpha - 1, stabilizer=TINY)
-                      for alpha in (1.0, 2.0))
-    zplus, epsilon = rules.ZPlus(stabilizer=TINY, zero_params='bias'), rules.Epsilon(epsilon=1e-6)
-    box, gamma = rules.ZBox(low, high, stabilizer=TINY), rules.Gamma(gamma=0.25, stabilizer=1e-9)
-    flat, wsquare = rules.Flat(stabilizer=TINY), rules.WSquare(stabilizer=TINY, zero_params='bias')
-    table = {  # pixels, convolutions, dense
-        'deep-taylor': (box, zplus, zplus), 'zplus': (zplus, zplus, zplus),
-        'wsquare': (wsquare, zplus, zplus),
-        'epsilon': (epsilon, epsilon, epsilon), 'alpha1beta0': (alpha1, alpha1, alpha1),
-        'alpha2beta1': (alpha2, alpha2, alpha2),
-        'epsilon-plus': (alpha1, alpha1, epsilon), 'epsilon-plus-flat': (flat, alpha1, epsilon),
-        'epsilon-alpha2beta1': (alpha2, alpha2, epsilon),
-        'epsilon-alpha2beta1-flat': (flat, alpha2, epsilon),
-        'epsilon-gamma-box': (box, gamma, epsilon)}
-    return {name: SpecialFirstLayerMapComposite([(torch.nn.ReLU, rules.Pass()),
-                                                 (torch.nn.Conv2d, conv), (torch.nn.Linear, dense)],
-                                                [(torch.nn.Conv2d, pixels)])
-            for name, (pixels, conv, dense) in table.items()}
+def padding(layer):
+    """Zeros that a convolution adds itself: rows, columns; and those that are added before it:
+    left, right, above, below. SAME: of maps whose sides are multiples of the stride."""
+    zeros = [0] * 4
+    if layer.kind == 'move' and layer.name != 'flatten':
+        moved = np.asarray(layer.function(np.ones((1, 8, 8, 1), np.float32)))[0, ..., 0]
+        rows, columns = (np.flatnonzero(moved.any(axis)) for axis in (1, 0))
+        return 0, [int(each) for each in (columns[0], moved.shape[1] - 1 - columns[-1], rows[0],
+                                          moved.shape[0] - 1 - rows[-1])]
+    if layer.padding == 'SAME':
+        totals = [max(side - step, 0) for side, step in zip(layer.kernel[1::-1], layer.stride)]
+        zeros = [each for total in totals for each in (total // 2, total - total // 2)]
+    elif layer.padding != 'VALID':
+        zeros = [*layer.padding[1], *layer.padding[0]]
+    return (zeros[2::-2], [0] * 4) if zeros[0::2] == zeros[1::2] else (0, zeros)
 
 
-def zennit_relevance(torch, network, composite, pixels):
-    """Relevance [n, 224, 224, 3] of each picture's most likely class, starting at its logit."""
-    with composite.context(network) as modified:
-        x = torch.tensor(pixels.transpose(0, 3, 1, 2).copy(), requires_grad=True)
-        logits = modified(x)
-        start = torch.nn.functional.one_hot(logits.argmax(1), logits.shape[1]) * logits
+def zennit_composite(name, network, dtype):
+    """The same of Zennit's rules, with our stabilisers. Its ZPlus has the bias that Bach et al.
+    (2015) give it; z+ of Montavon et al. (2017) has none."""
+    low, high = (torch.tensor(bound, dtype=dtype).reshape(1, 3, 1, 1).expand(
+        1, 3, *network.size[:2]) for bound in network.bounds)
+    margin, (_, before) = 1e-6 * (high - low), padding(network.layers[0])
+    low, high = (nn.functional.pad(bound, before) for bound in (low - margin, high + margin))
+    known = {
+        reference.zbeta: rules.ZBox(low, high, stabilizer=TINY),
+        reference.zplus: rules.ZPlus(stabilizer=TINY, zero_params='bias'),
+        reference.wsquare: rules.WSquare(stabilizer=TINY, zero_params='bias'),
+        reference.flat: rules.Flat(stabilizer=TINY),
+        reference.epsilon: rules.Epsilon(epsilon=1e-6),
+        reference.gamma: rules.Gamma(gamma=0.25, stabilizer=1e-9),
+        reference.alpha1beta0: rules.AlphaBeta(alpha=1.0, beta=0.0, stabilizer=TINY),
+        reference.alpha2beta1: rules.AlphaBeta(alpha=2.0, beta=1.0, stabilizer=TINY)}
+    pixels, convolutions, _, dense = map(known.get, reference.COMPOSITES[name])
+    return SpecialFirstLayerMapComposite(
+        [(nn.ReLU, rules.Pass()), (nn.ReLU6, rules.Pass()), (Sum, rules.Norm()),
+         (nn.AdaptiveAvgPool2d, rules.Norm()), (nn.Conv2d, convolutions), (nn.Linear, dense)],
+        [(nn.Conv2d, pixels)])
+
+
+def our_composite(name):
+    """Ours, with the epsilon rule for additions and means."""
+    def either(rule):
+        return lambda layer, *arguments: (
+            vgg.rules.epsilon if layer.kind == 'sum' else rule)(layer, *arguments)
+    composite = vgg.rules.COMPOSITES[name]
+    return composite._replace(lower=either(composite.lower), upper=either(composite.upper))
+
+
+def signed(path):
+    """Saves a network with linear bottlenecks: convolutions of each kind read both signs."""
+    model = keras.Sequential([
+        keras.Input((48, 48, 3)), layers.Rescaling(1 / 127.5, -1),
+        layers.Conv2D(8, 3, padding='same', activation='relu6'), layers.Conv2D(6, 1),
+        layers.DepthwiseConv2D(3, padding='same'), layers.Conv2D(9, 1),
+        layers.DepthwiseConv2D(3, padding='same', activation='relu6'), layers.MaxPooling2D(),
+        layers.Conv2D(5, 3), layers.Flatten(), layers.Dense(7)])
+    rng = np.random.default_rng(0)
+    for weights in model.weights:
+        weights.assign(rng.normal(0, 0.3, weights.shape))
+    model.save(path)
+
+
+def opened(name):
+    """The network of this name."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / 'my.keras'
+        if name in benchmark.FAMILIES:
+            benchmark.saved(name, path)
+        elif name == 'signed':
+            signed(path)
+        return vgg.network.open_network(path if path.exists() else name)
+
+
+def photographs(size):
+    """Eight bundled photographs, a little noisy: [8, height, width, 3], uint8."""
+    paths = sorted((ROOT / 'vgg' / 'images').glob('*.jpg'))[:8]
+    seen = np.stack([vgg.pictures.open_picture(path, size).seen for path in paths])
+    noise = np.random.default_rng(0).integers(-3, 4, seen.shape)
+    return np.uint8(np.clip(seen + noise, 0, 255))
+
+
+def both(name, network, precision):
+    """Our explainer of one composite, and two functions that give the relevance of what it is fed
+    with: ours, then Zennit's."""
+    explainer = vgg.explainer.Explainer(network, {name: our_composite(name)}, precision)
+    copy = Copy(network).to(getattr(torch, precision))
+    zennit_composite(name, network, getattr(torch, precision)).register(copy)
+
+    def theirs(feed):
+        x = torch.tensor(feed[explainer.pixels].transpose(0, 3, 1, 2).copy(), requires_grad=True)
+        logits = copy(x)
+        start = nn.functional.one_hot(logits.argmax(1), logits.shape[1]) * logits
         relevance, = torch.autograd.grad(logits, x, start.detach())
-    return relevance.numpy().transpose(0, 2, 3, 1)
+        relevance = relevance.numpy().transpose(0, 2, 3, 1)
+        return relevance[..., ::-1] if network.bgr else relevance
+    return explainer, lambda feed: explainer.session.run(explainer.results.relevance[name],
+                                                         feed), theirs
 
 
-def explained(name, precision, images):
-    """Our explainer of one composite, what it is fed, and Zennit's network and composite."""
-    from explainer import open_explainer
-    import torch
-    explainer = open_explainer('caltech101', [name], precision=precision)
-    dtype = torch.float64 if precision == 'float64' else torch.float32
-    low, high = map(np.float64, explainer.network.bounds)
-    margin = 1e-6 * (high - low)
-    composite = zennit_composites(low - margin, high + margin, dtype)[name]
-    return explainer, explainer.feed(images, None, None), torch_network(torch, explainer), composite
+def difference(name, network, images):
+    """The largest, as a share of the picture's largest relevance, in float64."""
+    explainer, ours, theirs = both(name, network, 'float64')
+    feeds = [explainer.feed(image[None], None, None) for image in images]
+    result = max(np.abs(ours(feed) - theirs(feed)).max() / np.abs(theirs(feed)).max()
+                 for feed in feeds)
+    explainer.session.close()
+    return result
+
+
+def seconds(name, network, images, turns):
+    """Median seconds of each side and their range, and those of their ratios, in words."""
+    explainer, ours, theirs = both(name, network, 'float32')
+    feed = explainer.feed(images, None, None)
+    times = benchmark.alternate({'ours': lambda: ours(feed), 'Zennit': lambda: theirs(feed)}, turns)
+    times['Zennit / ours'] = [b / a for a, b in zip(*times.values())]
+    explainer.session.close()
+    return ''.join(f'  {side} {statistics.median(all):.3f} [{min(all):.3f}, {max(all):.3f}]'
+                   for side, all in times.items())
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--times', action='store_true')
-    parser.add_argument('--repetitions', type=int, default=3)
+    parser.add_argument('--times', type=int, metavar='TURNS')
+    parser.add_argument('--network', nargs='+', choices=NETWORKS, default=NETWORKS)
     args = parser.parse_args()
-    try:
-        import torch
-        import zennit  # noqa: F401
-    except ImportError as error:
-        print(f'{error}: nothing to compare with. Get it by: pip install torch torchvision zennit')
-        return
-    sys.path.insert(0, str(ROOT / 'vgg'))
-    from pictures import open_picture
-    seen = np.stack([open_picture(path, (224, 224, 3)).seen
-                     for path in sorted((ROOT / 'vgg' / 'images').glob('*.jpg'))[:8]])
-    images = np.uint8(np.clip(seen + np.random.default_rng(0).integers(-3, 4, seen.shape), 0, 255))
-    print(f'{"composite":>20} {"largest difference / largest relevance":>39}' + args.times
-          * ' ours, s / picture  Zennit  ratio')
-    for name in zennit_composites([0] * 3, [1] * 3, torch.float64):
-        explainer, feed, network, composite = explained(name, 'float64', images)
-        ours = explainer(images).relevance[name][..., ::-1]  # in BGR, like the pixels
-        theirs = zennit_relevance(torch, network, composite, feed[explainer.pixels])
-        explainer.session.close()
-        line = f'{name:>20} {np.abs(ours - theirs).max() / np.abs(theirs).max():39.1e}'
-        if args.times:
-            ours, theirs = measure(torch, *explained(name, 'float32', images), args.repetitions)
-            line += f' {ours / len(images):18.3f} {theirs / len(images):7.3f} {ours / theirs:6.2f}'
-        print(line, flush=True)
-
-
-def measure(torch, explainer, feed, network, composite, repetitions):
-    """Median seconds of ours and of Zennit's, in turn, after one run to warm up."""
-    (relevance,), times = explainer.results.relevance.values(), {'ours': [], 'zennit': []}
-    for i in range(repetitions + 1):
-        for side, run in (('ours', lambda: explainer.session.run(relevance, feed)),
-                          ('zennit', lambda: zennit_relevance(torch, network, composite,
-                              feed[explainer.pixels]))):
-            start = time.perf_counter()
-            run()
-            times[side] += [time.perf_counter() - start] if i else []
-    return [statistics.median(each) for each in times.values()]
+    torch.set_num_threads(os.cpu_count())
+    for each in args.network:
+        network = opened(each)
+        images = photographs(network.size)
+        for name in NETWORKS[each] or list(vgg.rules.COMPOSITES)[:-1]:  # not montavon2019
+            words = seconds(name, network, images, args.times) if args.times else ''
+            print(f'{each:>12} {name:>24} {difference(name, network, images):9.1e}{words}',
+                  flush=True)
 
 
 if __name__ == '__main__':
