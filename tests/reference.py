@@ -5,7 +5,10 @@ states its own table of composites, and a convolution is nine shifted matrix pro
 a sum of shares: term by term, an output received z_ij = x_i v_ij from input i, and gives R_j z_ij /
 z_j of its relevance back to it.
 """
+from functools import partial
+
 import numpy as np
+from oracle import negative, positive
 
 CONVOLUTIONS = [2, 2, 3, 3, 3]  # of each block
 HEAD = ['fc1', 'fc2', 'predictions']
@@ -50,12 +53,13 @@ def windows(x):
     return np.stack([x[0::2, 0::2], x[0::2, 1::2], x[1::2, 0::2], x[1::2, 1::2]], -1)
 
 
-def unwindow(x):
-    """The inverse of windows."""
-    result = np.zeros((2 * x.shape[0], 2 * x.shape[1], x.shape[2]))
-    for k, (y, x0) in enumerate(np.ndindex(2, 2)):
-        result[y::2, x0::2] = x[..., k]
-    return result
+def unpooled(shares, r):
+    """r, of the windows, times the shares [h / 2, w / 2, channels, 4] of their inputs: [h, w,
+    channels]."""
+    height, width, channels, _ = shares.shape
+    shared = shares * r.reshape(height, width, channels, 1)
+    shared = shared.reshape(height, width, channels, 2, 2).transpose(0, 3, 1, 4, 2)
+    return shared.reshape(2 * height, 2 * width, channels)
 
 
 def forward(image, weights):
@@ -71,14 +75,6 @@ def forward(image, weights):
             x = linear(x, kernel) + bias
             x = x if name == 'predictions' else np.maximum(x, 0)
     return {**inputs, 'logits': x}
-
-
-def positive(x):
-    return np.maximum(x, 0)
-
-
-def negative(x):
-    return np.minimum(x, 0)
 
 
 def share_out(terms, r, bias=0.0, eps=0.0, lift=0.0):
@@ -128,49 +124,36 @@ def gamma(a, w, b, r):
     return share_out([(a, w + positive(w) / 4)], r, b + positive(b) / 4, eps=1e-9)
 
 
-def lifted(a, w, b, r):
-    """The tutorial of Montavon et al. 2019: a quarter of the root mean square of z, image by
-    image."""
-    return share_out([(a, w)], r, b + 1e-9, lift=0.25)
-
-
-def plain(a, w, b, r):
-    """The same without the lift."""
-    return share_out([(a, w)], r, b + 1e-9)
-
-
-def excitation(a, w, b, r):
-    return share_out([(positive(a), positive(w)), (negative(a), negative(w))], r, positive(b))
-
-
-def inhibition(a, w, b, r):
-    return share_out([(positive(a), negative(w)), (negative(a), positive(w))], r, negative(b))
+def plain(a, w, b, r, lift=0.0):
+    """The tutorial of Montavon et al. 2019: hardly a stabiliser."""
+    return share_out([(a, w)], r, b + 1e-9, lift=lift)
 
 
 def alpha1beta0(a, w, b, r):
-    """Bach et al. 2015, Eq. 60."""
-    return excitation(a, w, b, r)
+    """Bach et al. 2015, Eq. 60: what raises z."""
+    return share_out([(positive(a), positive(w)), (negative(a), negative(w))], r, positive(b))
 
 
 def alpha2beta1(a, w, b, r):
-    """Bach et al. 2015, Eq. 60."""
-    return 2 * excitation(a, w, b, r) - inhibition(a, w, b, r)
+    """Bach et al. 2015, Eq. 60: twice what raises z, less what lowers it."""
+    lowering = [(positive(a), negative(w)), (negative(a), positive(w))]
+    return 2 * alpha1beta0(a, w, b, r) - share_out(lowering, r, negative(b))
 
 
-def max_pool(a, r):
+def max_pool(a, w, b, r):
     """The largest of each window takes all, the first of equals."""
-    return unwindow((np.arange(4) == windows(a).argmax(-1)[..., None]) * r[..., None])
+    return unpooled(np.arange(4) == windows(a).argmax(-1)[..., None], r)
 
 
-def average_pool(a, r, extra=1.0, lift=0.0):
-    """A window's relevance in proportion to its inputs, each of weight 1/4, or extra/4 as the gamma
-    rule has it."""
-    inputs = extra * windows(a) / 4
-    z = inputs.sum(-1)
-    z = z + 1e-9 + lift * np.sqrt(np.mean(z ** 2))
-    return unwindow(inputs * (r / z)[..., None])
+def mean_pool(a, w, b, r, lift=0.0):
+    """A window's relevance in proportion to its inputs."""
+    inputs = windows(a) / 4
+    z = inputs.sum(-1, keepdims=True)
+    return unpooled(inputs / (z + 1e-9 + lift * np.sqrt(np.mean(z ** 2))), r)
 
 
+# Stabilised by a quarter of the root mean square of z
+lifted, lifted_pool = partial(plain, lift=0.25), partial(mean_pool, lift=0.25)
 # The rules of the first convolution, of the others in blocks 1-3, in blocks 4-5, of dense layers.
 COMPOSITES = {
     'deep-taylor': (zbeta, zplus, zplus, zplus),
@@ -189,24 +172,18 @@ COMPOSITES = {
 
 
 def rule_of(composite, name):
-    """The rule of a layer; for the pooling layers of montavon2019 that of their block, else
-    max_pool."""
+    """The rule of a layer."""
     pixels, early, late, dense = COMPOSITES[composite]
-    if name.endswith('pool') and composite != 'montavon2019':
+    lower = name[:6] in ('block1', 'block2', 'block3')
+    if name.endswith('pool') and composite == 'montavon2019':
+        return mean_pool if lower else lifted_pool
+    if name.endswith('pool'):
         return max_pool
     if name in HEAD:
         return dense
     if name == 'block1_conv1':
         return pixels
-    return early if name[:6] in ('block1', 'block2', 'block3') else late
-
-
-def pool(rule, a, r):
-    """One pooling layer back, as rule_of says."""
-    r = r.reshape(a.shape[0] // 2, a.shape[1] // 2, -1)  # after flatten it is a vector
-    if rule is max_pool:
-        return max_pool(a, r)
-    return average_pool(a, r, extra=1.25) if rule is gamma else average_pool(a, r, lift=0.25)
+    return early if lower else late
 
 
 def relevance(composite, activations, weights, target, known):
@@ -220,8 +197,6 @@ def relevance(composite, activations, weights, target, known):
     for name in reversed(layer_names()):
         rules += (rule_of(composite, name),)
         if rules not in known:
-            a = activations[name]
-            known[rules] = (pool(rules[-1], a, r) if name.endswith('pool')
-                            else rules[-1](a, *weights[name], r))
+            known[rules] = rules[-1](activations[name], *weights.get(name, (None, None)), r)
         r = known[rules]
     return r[..., ::-1]
