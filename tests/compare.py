@@ -100,7 +100,7 @@ def zennit_composite(name, network, dtype):
     margin, (_, before) = 1e-6 * (high - low), padding(network.layers[0])
     low, high = (nn.functional.pad(bound, before) for bound in (low - margin, high + margin))
     known = {
-        reference.zbeta: rules.ZBox(low, high, stabilizer=TINY),
+        reference.box: rules.ZBox(low, high, stabilizer=TINY),
         reference.zplus: rules.ZPlus(stabilizer=TINY, zero_params='bias'),
         reference.wsquare: rules.WSquare(stabilizer=TINY, zero_params='bias'),
         reference.flat: rules.Flat(stabilizer=TINY),

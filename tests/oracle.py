@@ -10,32 +10,47 @@ to what it received from each input i:
 
 The rules differ in z_ij and bias_j only. An output with z_j = 0 sends nothing back.
 """
+import functools
 from itertools import product
 
 import numpy as np
 
+VGG = None  # instead of a layer: a 3x3 convolution, padded, or a dense layer, by large products
+
+
+@functools.cache
+def wiring(layer, inputs, kernel):
+    """All connections of a layer: which output j, input i and weight k of an image's outputs and
+    inputs, flattened, and the kernel; and the factor of a mean. Then the outputs' shape.
+
+    inputs, kernel: shapes, without the batch.
+    """
+    j, i, k, factors = zip(*connections(layer, inputs, np.arange(np.prod(kernel)).reshape(kernel)))
+    outputs = tuple(int(last) + 1 for last in np.max(j, 0))
+    return (np.ravel_multi_index(np.transpose(j), outputs),
+            np.ravel_multi_index(np.transpose(i), inputs), np.array(k), np.array(factors), outputs)
+
 
 def connections(layer, shape, w):
-    """Yields (output, input, weight) of each connection, for one image of this shape. There are
-    none to the padding."""
+    """Yields (output, input, weight, factor) of each connection, for one image of this shape. There
+    are none to the padding."""
     if layer.kind == 'dense':
         for *place, i, j in np.ndindex(*shape[:-1], *w.shape):
-            yield (*place, j), (*place, i), w[i, j]
+            yield (*place, j), (*place, i), w[i, j], 1
     elif layer.shape:  # a transposed convolution: outputs and inputs change places
-        for i, j, weight in connections(layer._replace(shape=()), layer.shape, w.swapaxes(2, 3)):
-            yield j, i, weight
+        for i, j, *rest in connections(layer._replace(shape=()), layer.shape, w.swapaxes(2, 3)):
+            yield j, i, *rest
     else:
         own = layer.kind in ('conv', 'depthwise')
         size = w.shape[:2] if own else layer.window or (1, 1)
-        sides = zip(shape, size, layer.stride, layer.dilation)
         padding = [layer.padding] * 2 if isinstance(layer.padding, str) else layer.padding
-        rows, columns = (windows(*side, zeros) for side, zeros in zip(sides, padding))
+        rows, columns = map(windows, shape, size, layer.stride, layer.dilation, padding)
         for y, x in np.ndindex(len(rows), len(columns)):
             window = list(product(rows[y], columns[x]))
             for (dy, row), (dx, column) in window:
                 for i, j, weight in channels(layer, shape[2], w[dy, dx] if own else w):
-                    yield (y, x, j), (row, column,
-                                      i), weight / (len(window) if layer.window else 1)
+                    factor = 1 / len(window) if layer.window else 1
+                    yield (y, x, j), (row, column, i), weight, factor
 
 
 def windows(side, size, step, spread, padding):
@@ -64,38 +79,45 @@ def channels(layer, inputs, w):
             yield i, i % each, np.broadcast_to(w, (w.shape[0], each))[i // each, i % each]
 
 
-class Connections:
-    """The connections of a layer in a row. a: the input of each [n, connections]; w: its weight;
-    i, j: which input and which output of an image it connects."""
+def wires(layer, a, w):
+    """The wiring of a layer with inputs a and a kernel w, whatever the bounds of a."""
+    return wiring(layer._replace(low=0, high=0), a.shape[1:], w.shape)
 
-    def __init__(self, layer, a, w):
-        outputs, inputs, weights = zip(*connections(layer, a.shape[1:], np.float64(w)))
-        self.inputs, self.outputs = a.shape, (len(a), *np.max(outputs, 0) + 1)
-        self.i = np.ravel_multi_index(np.transpose(inputs), self.inputs[1:])
-        self.j = np.ravel_multi_index(np.transpose(outputs), self.outputs[1:])
-        self.w, self.a = np.array(weights), self.of_inputs(a)
 
-    def of_inputs(self, x):
-        """x, like the inputs or their channels, of each connection: [n, connections]."""
-        return np.broadcast_to(np.float64(x), self.inputs).reshape(self.inputs[0], -1)[:, self.i]
+def linear(layer, x, v):
+    """What the outputs receive: sum_i x_i v_ij."""
+    if layer is VGG and v.ndim == 2:
+        return x.reshape(len(x), -1) @ v
+    if layer is VGG:
+        height, width = x.shape[1:3]
+        x = np.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+        return sum(x[:, dy:dy + height, dx:dx + width] @ v[dy, dx] for dy, dx in np.ndindex(3, 3))
+    j, i, k, factors, shape = wires(layer, x, v)
+    return summed(x.reshape(len(x), -1)[:, i] * v.ravel()[k] * factors, j, shape)
 
-    def of_outputs(self, x):
-        return np.reshape(x, (self.outputs[0], -1))[:, self.j]
 
-    def received(self, z_ij):
-        """The sum over i: [n, ...], like the outputs."""
-        return summed(z_ij, self.j, self.outputs)
-
-    def share_out(self, z_ij, r, bias=0.0, eps=0.0):
-        """R_i. eps * sign(z_j) is added to z_j."""
-        z = stabilise(self.received(z_ij) + bias, eps)
-        s = np.divide(r, z, out=np.zeros(z.shape), where=z != 0)
-        return summed(z_ij * self.of_outputs(s), self.i, self.inputs)
+def transposed(layer, s, v, x):
+    """Its transpose: sum_j s_j v_ij, like the inputs x."""
+    if layer is VGG:
+        back = np.swapaxes(v[::-1, ::-1], 2, 3) if v.ndim == 4 else v.T
+        return linear(layer, s, back).reshape(x.shape)
+    j, i, k, factors, _ = wires(layer, x, v)
+    return summed(s.reshape(len(s), -1)[:, j] * v.ravel()[k] * factors, i, x.shape[1:])
 
 
 def summed(values, index, shape):
-    """The sum of the values [n, connections] that have the same index, in this shape."""
-    return np.stack([np.bincount(index, each, np.prod(shape[1:])) for each in values]).reshape(shape)
+    """The sum of the values [n, connections] that have the same index: [n, *shape]."""
+    sums = [np.bincount(index, each, np.prod(shape)) for each in values]
+    return np.reshape(sums, (len(values), *shape))
+
+
+def share_out(layer, terms, r, bias=0.0, eps=0.0):
+    """R_i with z_ij = x_i v_ij, summed over the terms (x, v); eps * sign(z_j) is added to z_j."""
+    terms = [(np.float64(x), np.float64(v)) for x, v in terms if np.any(x)]
+    z = sum((linear(layer, x, v) for x, v in terms), np.zeros(r.shape)) + bias
+    z = np.where(z >= 0, z + eps, z - eps)
+    s = np.divide(r, z, out=np.zeros(r.shape), where=z != 0)
+    return sum((x * transposed(layer, s, v, x) for x, v in terms), 0.0)
 
 
 def positive(x):
@@ -106,21 +128,14 @@ def negative(x):
     return np.minimum(x, 0.0)
 
 
-def stabilise(z, eps):
-    """z + eps * sign(z) with sign(0) = +1."""
-    return np.where(z >= 0, z + eps, z - eps)
-
-
 def affine(layer, a, w, b):
     """What the layer computes, before its activation."""
-    net = Connections(layer, a, w)
-    return net.received(net.a * net.w) + b
+    return linear(layer, np.float64(a), np.float64(w)) + b
 
 
 def zplus(layer, a, w, b, r):
     """z_ij = a+ w+ + a- w-, no bias. Montavon et al. 2017, Sec. 4.2, where a >= 0: a w+."""
-    net = Connections(layer, a, w)
-    return net.share_out(positive(net.a) * positive(net.w) + negative(net.a) * negative(net.w), r)
+    return share_out(layer, [(positive(a), positive(w)), (negative(a), negative(w))], r)
 
 
 def zbeta(layer, a, w, b, r, low, high):
@@ -128,27 +143,23 @@ def zbeta(layer, a, w, b, r, low, high):
 
     low <= a <= high: numbers, or one per channel.
     """
-    net = Connections(layer, a, w)
-    low, high = net.of_inputs(low), net.of_inputs(high)
-    return net.share_out(net.a * net.w - low * positive(net.w) - high * negative(net.w), r)
+    low, high = (np.zeros(a.shape) + bound for bound in (low, high))
+    return share_out(layer, [(a, w), (-low, positive(w)), (-high, negative(w))], r)
 
 
 def wsquare(layer, a, w, b, r):
     """z_ij = w^2, no bias, whatever the inputs are. Montavon et al. 2017, Sec. 4.1."""
-    net = Connections(layer, a, w)
-    return net.share_out(np.ones(net.a.shape) * net.w ** 2, r)
+    return share_out(layer, [(np.ones(a.shape), np.float64(w) ** 2)], r)
 
 
 def flat(layer, a, w, b, r):
     """z_ij = 1, no bias, whatever the inputs and weights are. Lapuschkin et al. 2019."""
-    net = Connections(layer, a, w)
-    return net.share_out(np.ones(net.a.shape), r)
+    return share_out(layer, [(np.ones(a.shape), np.ones(w.shape))], r)
 
 
 def epsilon(layer, a, w, b, r, eps=1e-6):
     """z_ij = a w, with bias; z_j + eps * sign(z_j) divides. Bach et al. 2015, Eq. 58."""
-    net = Connections(layer, a, w)
-    return net.share_out(net.a * net.w, r, b, eps)
+    return share_out(layer, [(a, w)], r, b, eps)
 
 
 def rms(layer, a, w, b, r, share=0.25):
@@ -168,22 +179,22 @@ def gamma(layer, a, w, b, r, gamma=0.25):
 
     Montavon et al. 2019, Sec. 10.2.1.
     """
-    net = Connections(layer, a, w)
-    z_ij, b = net.a * (net.w + gamma * positive(net.w)), np.float64(b)
-    return net.share_out(z_ij, r, b + gamma * positive(b), 1e-9)
+    w, b = np.float64(w), np.float64(b)
+    return share_out(layer, [(a, w + gamma * positive(w))], r, b + gamma * positive(b), 1e-9)
 
 
 def gamma_signed(layer, a, w, b, r, gamma=0.25):
     """z_ij = a w, and gamma times it once more where it has the sign of z_j = sum a w + b; the bias
-    likewise.
+    likewise. Connection by connection.
 
     Andeol et al. 2021, which for a >= 0 and z >= 0 is the gamma rule.
     """
-    net = Connections(layer, a, w)
-    z_ij, b = net.a * net.w, np.float64(b)
-    sign = np.where(net.received(z_ij) + b >= 0, 1, -1)
-    z_ij = np.where(net.of_outputs(sign) * z_ij > 0, (1 + gamma) * z_ij, z_ij)
-    return net.share_out(z_ij, r, np.where(sign * b > 0, (1 + gamma) * b, b), 1e-9)
+    j, i, k, factors, shape = wires(layer, a, w)
+    z_ij, b = np.float64(a).reshape(len(a), -1)[:, i] * w.ravel()[k] * factors, np.float64(b)
+    sign = np.where(summed(z_ij, j, shape) + b >= 0, 1, -1)
+    z_ij = np.where(sign.reshape(len(a), -1)[:, j] * z_ij > 0, (1 + gamma) * z_ij, z_ij)
+    z = summed(z_ij, j, shape) + np.where(sign * b > 0, (1 + gamma) * b, b) + 1e-9 * sign
+    return summed(z_ij * (r / z).reshape(len(a), -1)[:, j], i, a.shape[1:])
 
 
 def alpha_beta(layer, a, w, b, r, alpha, beta):
@@ -192,11 +203,10 @@ def alpha_beta(layer, a, w, b, r, alpha, beta):
     Excitation: z_ij = a+ w+ + a- w-, bias b+. Inhibition: z_ij = a+ w- + a- w+, bias b-.
     Bach et al. 2015, Eq. 60.
     """
-    net = Connections(layer, a, w)
-    excites = positive(net.a) * positive(net.w) + negative(net.a) * negative(net.w)
-    inhibits = positive(net.a) * negative(net.w) + negative(net.a) * positive(net.w)
-    return (alpha * net.share_out(excites, r, positive(b))
-            - beta * net.share_out(inhibits, r, negative(b)))
+    excitation = [(positive(a), positive(w)), (negative(a), negative(w))]
+    inhibition = [(positive(a), negative(w)), (negative(a), positive(w))]
+    result = alpha * share_out(layer, excitation, r, positive(b))
+    return result - beta * share_out(layer, inhibition, r, negative(b)) if beta else result
 
 
 def max_pool(a, r):

@@ -158,6 +158,14 @@ def test_rule_in_double_precision(place, rule):
                                atol=1e-8 * np.abs(expected).max())
 
 
+@pytest.mark.parametrize('place', ['conv', 'dense'])
+def test_large_products_of_the_reference(place):
+    a, w, _, r = numbers(place, False, True)
+    for found, expected in zip(*([oracle.linear(layer, a, w), oracle.transposed(layer, r, w, a)]
+                                 for layer in (oracle.VGG, LAYERS[place][0]))):
+        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-2)
+
+
 def sums(r):
     return r.reshape(len(r), -1).sum(1, dtype=np.float64)
 
@@ -165,9 +173,8 @@ def sums(r):
 @pytest.mark.parametrize('place', LAYERS)
 def test_conservation(place):
     """z+ wherever an input meets a weight of its sign, w^2 and flat everywhere."""
-    a, w, _, r = numbers(place, False, True)
-    net = oracle.Connections(LAYERS[place][0], a, w)
-    met = net.received(net.a * net.w > 0) > 0
+    (kind, *_), (a, w, _, r) = LAYERS[place], numbers(place, False, True)
+    met = oracle.affine(kind, a > 0, w > 0, 0) + oracle.affine(kind, a < 0, w < 0, 0) > 0
     for rule, expected in ('zplus, signed', np.where(met, r, 0)), ('wsquare', r), ('flat', r):
         lost = sums(propagated(place)[rule, False]) - sums(expected)
         assert (np.abs(lost) <= 1e-5 * sums(np.abs(r))).all(), rule
