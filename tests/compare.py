@@ -5,11 +5,12 @@ stabilisers; and how long both take in float32.
     python tests/compare.py               the bundled VGG16, and three networks with random weights
     python tests/compare.py --times 9     also seconds for eight photographs, in nine turns
 
-The differences are of two photographs. Each pixel is changed by up to three grey levels. Else all inputs of a pooling window are equal in
-the plain parts of photographs, and PyTorch does not always take the first, as TensorFlow does:
-there relevance moves by a few pixels, by up to 9e-3 of the largest. Both sides get batch
-normalisation folded into the convolutions. Additions and means have the epsilon rule on both, as in
-Zennit's own composites; otherwise ours gives them the rule of their place.
+The differences are of two photographs. Each pixel is changed by up to three grey levels. Else all
+inputs of a pooling window are equal in the plain parts of photographs, and PyTorch does not always
+take the first, as TensorFlow does: there relevance moves by a few pixels, by up to 9e-3 of the
+largest. Both sides get batch normalisation folded into the convolutions. Additions and means have
+the epsilon rule on both, as in Zennit's own composites; otherwise ours gives them the rule of their
+place.
 """
 import argparse
 import os

@@ -73,7 +73,7 @@ def mean_pool(layer, a, w, b, r, share=0.0):
     return unpooled(inputs / (z + 1e-9 + share * np.sqrt(np.mean(z ** 2))), r)
 
 
-box = partial(box, low=-MEAN - 255e-6, high=255 - MEAN + 255e-6)  # a little wider than the pixels
+box = partial(zbeta, low=-MEAN - 255e-6, high=255 - MEAN + 255e-6)  # a little wider than the pixels
 alpha1beta0 = partial(alpha_beta, alpha=1, beta=0)
 alpha2beta1 = partial(alpha_beta, alpha=2, beta=1)
 plain, rms_pool = partial(epsilon, eps=1e-9), partial(mean_pool, share=0.25)
