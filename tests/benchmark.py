@@ -21,9 +21,10 @@ import sys
 import tempfile
 import time
 
+from conftest import ROOT, scripts
 import numpy as np
 
-ROOT = Path(__file__).resolve().parent.parent
+vgg = scripts('vgg')
 PAIR, GRADIENT = 'the default pair', 'gradient'
 FAMILIES = ['ResNet50', 'ResNet50V2', 'InceptionV3', 'InceptionResNetV2', 'Xception', 'MobileNet',
             'MobileNetV2', 'MobileNetV3Small', 'DenseNet121', 'EfficientNetB0', 'EfficientNetV2B0',
@@ -57,12 +58,9 @@ def child(case, *arguments):
 
 def vgg_case(method, batch, precision):
     """Seconds a picture, times the forward pass, and peak memory in GB."""
-    from explainer import Explainer
-    from networks.network import open_network
-    from rules import DEFAULT
-    network = open_network('caltech101')
-    rules = {PAIR: DEFAULT, GRADIENT: []}.get(method, [method])
-    explainer = Explainer(network, rules, precision, gradient=method == GRADIENT)
+    network = vgg.network.open_network('caltech101')
+    rules = {PAIR: vgg.rules.DEFAULT, GRADIENT: []}.get(method, [method])
+    explainer = vgg.explainer.Explainer(network, rules, precision, gradient=method == GRADIENT)
     wanted = explainer.gradient if method == GRADIENT else explainer.results.relevance
     images = np.random.default_rng(0).integers(0, 256, [int(batch), *network.size], np.uint8)
     feed = explainer.feed(images, None, None)
@@ -74,7 +72,7 @@ def vgg_case(method, batch, precision):
             'forward': ratio(times, 'method', 'forward')}
 
 
-def vgg(args):
+def composites(args):
     print(f'{"batch":>5} {"method":>26} {"s / image":>9} {"/ forward":>9} {"GB":>5}')
     for batch in args.batch:
         for method in args.rule:
@@ -120,13 +118,11 @@ def listed(folder, count, weights, precision):
 
 def family_case(family):
     """Agreement with Keras and with gradient x input, shares that arrive, times."""
-    from explainer import Explainer
-    from networks.network import open_network
-    rules = ['epsilon-gamma-box', 'deep-taylor', 'epsilon']
+    Explainer, rules = vgg.explainer.Explainer, ['epsilon-gamma-box', 'deep-taylor', 'epsilon']
     with tempfile.TemporaryDirectory() as folder:
         model = saved(family, Path(folder) / 'my.keras')
         start = time.perf_counter()
-        network = open_network(str(Path(folder) / 'my.keras'))
+        network = vgg.network.open_network(Path(folder) / 'my.keras')
         explainer = Explainer(network, rules[:2])
     images = np.random.default_rng(0).integers(0, 256, [8, *network.size], np.uint8)
     explainer(images[:1])
@@ -153,8 +149,7 @@ def family_case(family):
 def saved(family, path):
     """A network of keras.applications with random weights and statistics, saved at a path with the
     preprocessing x / 127.5 - 1 inside."""
-    import keras
-    rng = np.random.default_rng(0)
+    keras, rng = vgg.common.keras, np.random.default_rng(0)
     inner = getattr(keras.applications, family)(weights=None)
     for weight in inner.weights:
         if weight.name in ('gamma', 'beta', 'moving_mean', 'moving_variance', 'variable'):
@@ -183,14 +178,12 @@ CASES = {'vgg': vgg_case, 'family': family_case}
 
 
 def main():
-    sys.path.insert(0, str(ROOT / 'vgg'))
     if sys.argv[1] == 'case':
         return print('\n' + json.dumps(CASES[sys.argv[2]](*sys.argv[3:])))
-    from rules import COMPOSITES
     parser = argparse.ArgumentParser(description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
-    parts = {'vgg': vgg, 'lists': lists, 'families': families}
-    methods = [PAIR, GRADIENT, *COMPOSITES]
+    parts = {'vgg': composites, 'lists': lists, 'families': families}
+    methods = [PAIR, GRADIENT, *vgg.rules.COMPOSITES]
     parser.add_argument('part', choices=parts)
     parser.add_argument('--batch', nargs='+', type=int, default=[1, 8])
     parser.add_argument('--precision', choices=['float32', 'bfloat16'], default='float32')
