@@ -1,5 +1,6 @@
 """A VGG of 2 to 4 channels with random weights, and the script run on it in this process: seconds
 instead of minutes."""
+from itertools import pairwise
 from types import SimpleNamespace
 
 from conftest import scripts
@@ -9,26 +10,24 @@ from PIL import Image
 WIDTHS = (2, 3, 3, 4, 4)
 HEAD = (6, 5)
 SHORT = [1] * 5  # convolutions in each block, where the network itself does not matter
+DEPTHS = {'vgg16': [2, 2, 3, 3, 3], 'vgg19': [2, 2, 4, 4, 4], 'short': SHORT}
 CLASSES = ['crane', 'tree frog', 'crane', 'kite', 'Teapot']  # one name stands twice
 
 
 def random_weights(head=HEAD, model='vgg16', seed=0):
     """{layer/kernel, layer/bias}: He-distributed kernels, small biases of both signs."""
-    rng, shapes, channels = np.random.default_rng(seed), {}, 3
-    depths = {'vgg16': [2, 2, 3, 3, 3], 'vgg19': [2, 2, 4, 4, 4], 'short': SHORT}[model]
-    for block, (depth, width) in enumerate(zip(depths, WIDTHS), 1):
-        for i in range(1, depth + 1):
-            shapes[f'block{block}_conv{i}'] = 3, 3, channels, width
-            channels = width
-    inputs = 49 * channels
-    for i, outputs in enumerate(head, 1):
-        shapes['predictions' if i == len(head) else f'fc{i}'] = inputs, outputs
-        inputs = outputs
-    arrays = {}
-    for name, shape in shapes.items():
-        deviation = np.sqrt(2 / np.prod(shape[:-1]))
-        arrays[f'{name}/kernel'] = np.float32(rng.normal(0, deviation, shape))
+    rng, arrays, channels = np.random.default_rng(seed), {}, 3
+
+    def draw(name, *shape):
+        kernel = rng.normal(0, np.sqrt(2 / np.prod(shape[:-1])), shape)
+        arrays[f'{name}/kernel'] = np.float32(kernel)
         arrays[f'{name}/bias'] = np.float32(rng.normal(0, 0.1, shape[-1]))
+    for block, (depth, width) in enumerate(zip(DEPTHS[model], WIDTHS), 1):
+        for i in range(1, depth + 1):
+            draw(f'block{block}_conv{i}', 3, 3, channels, width)
+            channels = width
+    for i, (inputs, outputs) in enumerate(pairwise((49 * channels, *head)), 1):
+        draw('predictions' if i == len(head) else f'fc{i}', inputs, outputs)
     return arrays
 
 
