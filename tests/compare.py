@@ -201,7 +201,7 @@ def main():
     parser.add_argument('--times', type=int, metavar='TURNS')
     parser.add_argument('--network', nargs='+', choices=NETWORKS, default=NETWORKS)
     args = parser.parse_args()
-    torch.set_num_threads(os.cpu_count())
+    torch.set_num_threads(len(os.sched_getaffinity(0)))
     for each in args.network:
         network = opened(each)
         images = photographs(network.size)
