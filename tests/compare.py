@@ -107,7 +107,7 @@ def zennit_composite(name, network, dtype):
         reference.flat: rules.Flat(stabilizer=TINY),
         reference.epsilon: rules.Epsilon(epsilon=1e-6),
         reference.gamma: rules.Gamma(gamma=0.25, stabilizer=1e-9),
-        reference.alpha1beta0: rules.AlphaBeta(alpha=1.0, beta=0.0, stabilizer=TINY),
+        reference.alpha1beta0: rules.ZPlus(stabilizer=TINY),
         reference.alpha2beta1: rules.AlphaBeta(alpha=2.0, beta=1.0, stabilizer=TINY)}
     pixels, convolutions, _, dense = map(known.get, reference.COMPOSITES[name])
     return SpecialFirstLayerMapComposite(
