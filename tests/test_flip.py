@@ -1,8 +1,10 @@
 """Pixel flipping, region perturbation and randomised weights, on networks whose relevant inputs are
 known."""
+import re
 from types import SimpleNamespace
 
 from conftest import scripts
+import keras
 import numpy as np
 from PIL import Image
 import pytest
@@ -61,12 +63,15 @@ def test_true_order_of_a_linear_network_is_first_and_random_last(flip, monkeypat
 
 
 def test_perturbation_replaces_whole_regions_by_the_given_noise():
+    """Five of 196 regions at a step; in a small picture, one of 25."""
     flip, images = scripts('vgg').flip, np.zeros([1, 224, 224, 3], np.uint8)
-    noise = np.full_like(images, 7)
-    state, = flip.perturbed(images, np.array([[0, 15, 195, 1, 2, 3]]), noise, 1)
+    order, noise = np.array([[0, 15, 195, 1, 2, *range(3, 15), *range(16, 195)]]), images + 7
+    state, = flip.perturbed(images, order, noise, 1)
     assert not images.any() and (state == 7).sum() == 5 * 16 * 16 * 3
     changed = [tuple(place) for place in np.argwhere(state[0, ::16, ::16, 0])]
     assert changed == [(0, 0), (0, 1), (0, 2), (1, 1), (13, 13)]
+    state, = flip.perturbed(images[:, :5, :5], np.arange(25)[None, ::-1], noise, 1)
+    assert (state == 7).sum() == 3 and (state[0, 4, 4] == 7).all()
 
 
 def test_scores_of_a_network_that_reads_its_middle_rank_the_middle_first(tmp_path, monkeypatch):
@@ -79,28 +84,29 @@ def test_scores_of_a_network_that_reads_its_middle_rank_the_middle_first(tmp_pat
     np.savez(tmp_path / 'middle.npz', **arrays)
     explainer = vgg.explainer.open_explainer('caltech101', ['deep-taylor'], gradient=True)
     images = np.random.default_rng(0).integers(0, 256, [2, 224, 224, 3], np.uint8)
-    scores = vgg.flip.scores(explainer, images)
+    scores = vgg.flip.scores(explainer, images, [0, 1])
     assert set(scores['centre'].argmax(1)) <= {6 * 14 + 6, 6 * 14 + 7, 7 * 14 + 6, 7 * 14 + 7}
     share = np.abs(scores['deep-taylor']).reshape(-1, 14, 14)
     assert (share[:, 6:8, 6:8].mean((1, 2)) > 5 * share.mean((1, 2))).all()
     # noise darkens, so the logit falls
-    bright = list(np.random.default_rng(1).integers(200, 256, [3, 224, 224, 3], np.uint8))
+    bright = np.random.default_rng(1).integers(200, 256, [3, 224, 224, 3], np.uint8)
     results = vgg.flip.flip_all(explainer, bright, 2, 4, 0)
-    assert {logits.shape for logits in results.values()} == {(5, 3)}
+    assert {logits.shape for logits in results.values()} == {(5, 3, 1)}
     areas = {key: vgg.flip.aopc(logits).mean() for key, logits in results.items()}
     assert areas['deep-taylor', 'most'] > 2 * areas['random', 'most'] > 0
     assert areas['random', 'most'] > 2 * areas['deep-taylor', 'least']
     same = vgg.flip.flip_all(explainer, bright, 3, 4, 0)  # whatever the batch
     for key in same:
         np.testing.assert_allclose(same[key], results[key], rtol=1e-5)
-    twice = vgg.flip.flip_all(explainer, bright[:1], 1, 4, 0, repeats=2)['random', 'most']
-    assert np.abs(twice - results['random', 'most'][:, :1]).max() > 0
+    twice = vgg.flip.flip_all(explainer, bright[:2], 3, 4, 0, repeats=2)['random', 'most']
+    np.testing.assert_allclose(twice[..., 0], results['random', 'most'][:, :2, 0], rtol=1e-5)
+    assert np.abs(twice[..., 1] - twice[..., 0]).max() > 0
 
 
 def test_gain_is_what_most_first_costs_more_than_least_first():
     """Logits that fall by 4, by 1 and by 2 at the one step, of 5: AOPC is half of that."""
     drop = {('rule', 'most'): 4.0, ('rule', 'least'): 1.0, ('random', 'most'): 2.0}
-    table = scripts('vgg').flip.report({key: np.array([[5.0] * 6, [5 - fall] * 6])
+    table = scripts('vgg').flip.report({key: np.array([[[5.0]] * 6, [[5 - fall]] * 6])
                                         for key, fall in drop.items()})
     line, = [line for line in table.splitlines() if line.split()[0] == 'rule']
     assert [float(word) for word in line.split()[1::3]] == [2, 0.5, 1.5]
@@ -175,14 +181,37 @@ def small_vgg(tmp_path, monkeypatch):
 
 def test_flip_from_its_command_to_its_files(small_vgg, tmp_path, capsys):
     vgg, options = small_vgg
-    end = run(vgg.evaluate.main, capsys, 'flip', *options, '--steps', 3, '--rule', 'deep-taylor',
+    end = run(vgg.evaluate.main, capsys, 'flip', *options, '--steps', 4, '--rule', 'deep-taylor',
               'epsilon', 'epsilon', '--seed', 5)
     assert end.status == 1 and len(end.err) == 1 and 'broken.jpg' in end.err[0]
-    assert sum(line.endswith(']') for line in end.out) == 6
-    assert width(tmp_path / 'r' / 'flip.png') > 1000
+    assert sum(line.endswith(']') for line in end.out) == 9
+    assert width(tmp_path / 'r' / 'flip.png') > 900
     assert (tmp_path / 'r' / 'flip.txt').read_text() in '\n'.join(end.out) + '\n'
-    end = run(vgg.evaluate.main, capsys, 'flip', *options, '--steps', 40)
-    assert end.status == 2 and 'from 1 to 39' in end.err[0]
+
+
+def test_sentence_on_one_picture(tmp_path, capsys):
+    """The logit is the sum of all pixels, of which nine are 1: noise takes the place of eight of
+    them, or of 0.72 on average among eight at random."""
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential([keras.Input((10, 10, 1)), keras.layers.Flatten(),
+                              keras.layers.Dense(2, kernel_initializer='ones')])
+    w, b = model.layers[-1].get_weights()
+    model.layers[-1].set_weights([w * [1, -1], b])
+    model.save(tmp_path / 'sum.keras')
+    pixels = np.zeros(100, np.uint8)
+    pixels[::12] = 255  # nine
+    Image.fromarray(pixels.reshape(10, 10)).save(tmp_path / 'a.png')
+    end = run(scripts('vgg').evaluate.main, capsys, 'flip', tmp_path / 'a.png', '--weights',
+              tmp_path / 'sum.keras', '--preprocessing', 'unit', '--rule', 'epsilon', 'zplus',
+              '--results', tmp_path / 'r')
+    lines = [line for line in end.out if ' without its ' in line]
+    assert len(lines) == 2 and (end.status, end.err) == (0, [])
+    found = re.fullmatch(r'epsilon: without its 8 most relevant of 100 regions the logit of '
+                         r'class 0 goes from 9.0 to (\S+); without 8 at random to (\S+) '
+                         r'\[(\S+) to (\S+) in 10 draws\]', lines[0])
+    after, chance, low, high = map(float, found.groups())
+    assert after == pytest.approx(9 - 8 + 4, abs=1)  # noise is 1/2 on average
+    assert chance == pytest.approx(9 - 0.72 + 4, abs=1) and low < chance < high
 
 
 def test_randomise_from_its_command_to_its_files(small_vgg, tmp_path, capsys):

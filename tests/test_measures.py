@@ -60,9 +60,9 @@ def test_share_by_hand():
 
 def test_edges_know_no_class():
     """The steepness of brightness, whatever its direction; a plain picture has none."""
-    image = np.zeros((6, 8, 3), np.uint8)
-    image[:, 4:] = 90
-    found = scripts('vgg').flip.edge_strength(image)
+    image = np.zeros((1, 6, 8, 3), np.uint8)
+    image[:, :, 4:] = 90
+    found, = scripts('vgg').opponents.edge_strength(image)
     assert (found[:, 3:5] == 45).all() and not found[:, :3].any() and not found[:, 5:].any()
 
 

@@ -23,10 +23,10 @@ def test_quarters_and_mosaic():
     np.testing.assert_array_equal(grey, whole[..., :1])
 
 
-def test_contrast_takes_off_the_mean_of_the_others():
+def test_contrast_is_with_the_likeliest_of_the_others():
     maps = np.arange(4.0)[None, :, None, None] * np.ones((1, 1, 2, 2))
-    np.testing.assert_allclose(mosaic.contrasted(maps)[0, :, 0, 0],
-                               [0 - 2, 1 - 5 / 3, 2 - 4 / 3, 3 - 1])
+    found = mosaic.contrasted(maps, np.array([[5.0, 3.0, 4.0, -1.0]]))
+    assert found[0, :, 0, 0].tolist() == [0 - 2, 1 - 0, 2 - 0, 3 - 0]
 
 
 def test_four_pictures_of_four_classes():
@@ -62,7 +62,7 @@ def colours(tmp_path):
 
 
 def shares(lines):
-    """{method: [share alone, compared with the others, of all classes]} of the printed table."""
+    """{method: [share alone, of the contrast, of all classes]} of the printed table."""
     rows = [line for line in lines if line.endswith(']')]
     return {re.match(r' *(\S.*?) +\d', row)[1]: [float(x) for x in re.findall(r'(\S+) \[', row)]
             for row in rows}

@@ -114,6 +114,8 @@ class Explainer:
                 self.parts.heatmaps[name] = tf.reverse(below, [-1]) if network.bgr else below
         if gradient:
             self.gradient, = tf.gradients(self.logits * chosen, self.pixels)
+            maps = last_maps(table, a)
+            self.last = maps, tf.gradients(self.logits * chosen, maps)[0]
             if channels_of:
                 self.slope, = tf.gradients(self.logits * chosen, self.activation)
 
@@ -233,6 +235,15 @@ def passed(layers, a):
             found.append(layer.name)
         reach = max(reach, readers.get(layer.name, 0))
     return found
+
+
+def last_maps(layers, a):
+    """The last activations with maps that all relevance passes through, before any pooling: those
+    that Grad-CAM weighs. a: {layer name: activation}."""
+    pooled = {layer.name for layer in layers
+              if layer.kind == 'max' or layer.kind == 'sum' and len(layer.inputs) == 1}
+    return [a[name] for name in passed(layers, a)
+            if name not in pooled and a[name].shape[1:3] != [1, 1]][-1]
 
 
 def stages(network, a):

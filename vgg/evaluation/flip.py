@@ -1,85 +1,107 @@
 """Does the class depend on what the heatmap marks? Region perturbation (Samek et al. 2017).
 
     python vgg/evaluate.py flip vgg/images --weights caltech101 --precision bfloat16
+    python vgg/evaluate.py flip cat.jpg --weights my.keras --rule epsilon-gamma-box
 
 Divides each picture into 14x14 regions and replaces them by noise, five at each step, the most
-relevant ones first and the least relevant ones first. It follows the logit of the class that the
-network saw. AOPC is the mean drop of the logit over all steps (Samek et al. 2017, Eq. 12): large if
-the most relevant regions go first, small if the least relevant ones do. The difference of the two
-is the symmetric relevance gain (Bluecher et al. 2024), by which the table is sorted. The rules are
-compared with gradient x input and with three orders that know no class: random, the strength of the
-picture's edges, nearness to its centre. Intervals are 95% bootstrap intervals over pictures.
+relevant ones first and the least relevant ones first. (A small picture has fewer regions; a step is
+a fortieth of them.) It follows the logit of the class that the network saw. AOPC is the mean drop
+of the logit over all steps (Samek et al. 2017, Eq. 12): large if the most relevant regions go
+first, small if the least relevant ones do. The difference of the two is the symmetric relevance
+gain (Blücher et al. 2024), by which the table is sorted. The rules are compared with gradient x
+input, Grad-CAM, Integrated Gradients from a black picture, the size of SmoothGrad, and three orders
+that know no class: random, the strength of the picture's edges, nearness to its centre. Intervals
+are 95% bootstrap intervals over pictures.
+
+For one picture, each rule gets a sentence instead: how far the logit falls without the tenth of the
+regions that is most relevant, and how far without as many at random.
 """
 from functools import partial
+import itertools
+import math
 
 from matplotlib.figure import Figure
 import numpy as np
 
-from common import Refused, count, number, progress_bar, seed
+from common import count, number, progress_bar, seed
 from evaluation.measures import (
     aopc, batches, curves, estimates, generator, indistinguishable, joined, ranked, table)
+from evaluation.opponents import (
+    class_maps, edge_strength, grad_cam, integrated_gradients, smooth_grad)
+from networks.class_names import class_names
 from rules import COMPOSITES
 
 RULES = list(COMPOSITES)
 GRADIENT = True
 GRID = 14  # regions in a row and in a column: of 16x16 pixels in a picture of 224x224
-REGIONS_PER_STEP = 5
-BLIND = ['edges', 'centre', 'random']  # orders that know of no class
-SHOWN = ['epsilon-gamma-box', 'epsilon-plus', 'deep-taylor', 'epsilon']  # rules that are drawn
+TENTH = 4  # steps that replace a tenth of the regions
+DRAWS = 10  # for one picture
+BLIND = ['edges', 'random']  # orders that know of no class
+SHOWN = ['epsilon-gamma-box', 'deep-taylor', 'epsilon']  # rules that are drawn
+OTHERS = ['Grad-CAM', *BLIND]  # drawn beside them
 HEADS = ['most relevant first', 'least relevant first', 'gain: most less least']
 
 
 def add_options(group):
-    group.add_argument('--steps', type=partial(number, low=1, high=39), default=6,
-                       metavar='N', help='of five regions each (default: 6)')
-    group.add_argument('--repeats', type=count, default=1, metavar='N',
-                       help='draws of noise, of which the mean is taken (default: 1)')
+    group.add_argument('--steps', type=partial(number, low=TENTH, high=39), default=6,
+                       metavar='N', help='of a fortieth of the regions each (default: 6)')
+    group.add_argument('--repeats', type=count, metavar='N',
+                       help='draws of noise, of which the mean is taken (default: 1; for one '
+                            f'picture {DRAWS})')
     group.add_argument('--seed', type=seed, default=0,
                        help='draws the noise and the random order (default: 0)')
 
 
-def scores(explainer, images):
-    """What orders the regions: {method: [n, 196]}, relevance summed over each region."""
-    found, place = explainer(images), np.linspace(-1, 1, GRID)
+def grid_of(explainer):
+    """How many regions there are in a row and in a column: GRID, or fewer in small pictures."""
+    return min(GRID, *explainer.network.size[:2], *explainer.pixels.shape[1:3])
+
+
+def scores(explainer, images, numbers, alone=False):
+    """What orders the regions: {method: [n, regions]}, a heatmap's sum over each region.
+
+    numbers: of the images; alone: whether rules are not compared with anything else.
+    """
+    found, grid = explainer(images), grid_of(explainer)
+    if alone:
+        return {rule: by_region(r, grid) for rule, r in found.relevance.items()}
+    given, place = (explainer, images, found.targets), np.linspace(-1, 1, grid)
     maps = {**found.relevance,
             'gradient x input': explainer.gradient_times_input(images, found.targets),
-            'edges': np.stack([edge_strength(image) for image in images])[..., None]}
+            'Grad-CAM': grad_cam(explainer, class_maps(*given))[..., None],
+            'Integrated Gradients': integrated_gradients(*given),
+            'SmoothGrad': np.abs(smooth_grad(*given, numbers)),
+            'edges': edge_strength(images)[..., None]}
     nearness = -np.hypot(*np.meshgrid(place, place)).ravel()
-    return {**{method: by_region(r) for method, r in maps.items()},
+    return {**{method: by_region(r, grid) for method, r in maps.items()},
             'centre': np.stack([nearness] * len(images))}
 
 
-def edge_strength(image):
-    """How much the brightness of an image [h, w, channels] changes at each pixel: [h, w]."""
-    return np.hypot(*np.gradient(image.mean(-1, dtype=np.float64)))
-
-
-def drawn(seed, numbers, repeat, shape):
-    """Noise [n, *shape], uint8, and the random order's scores [n, 196] of pictures by number."""
-    noise = [generator(seed, 'noise', repeat, i).integers(0, 256, shape, np.uint8) for i in numbers]
-    order = [generator(seed, 'random', repeat, i).random(GRID * GRID) for i in numbers]
-    return np.stack(noise), np.stack(order)
-
-
-def borders(side):
+def borders(side, grid):
     """Where the regions of a side begin, and its end."""
-    return np.linspace(0, side, GRID + 1).round().astype(int)
+    return np.linspace(0, side, grid + 1).round().astype(int)
 
 
-def by_region(r):
-    """Relevance [n, h, w, channels] summed over each region: [n, 196]."""
-    rows = np.add.reduceat(r.sum(-1, dtype=np.float64), borders(r.shape[1])[:-1], 1)
-    return np.add.reduceat(rows, borders(r.shape[2])[:-1], 2).reshape(len(r), -1)
+def by_region(r, grid):
+    """Relevance [n, h, w, channels] summed over each region: [n, regions]."""
+    rows = np.add.reduceat(r.sum(-1, dtype=np.float64), borders(r.shape[1], grid)[:-1], 1)
+    return np.add.reduceat(rows, borders(r.shape[2], grid)[:-1], 2).reshape(len(r), -1)
+
+
+def in_a_step(regions):
+    """How many of the regions one step replaces."""
+    return max(1, round(regions / 10 / TENTH))
 
 
 def perturbed(images, regions, noise, steps):
-    """Yields the images [n, h, w, channels] after each step, as regions [n, 196] says."""
-    images = images.copy()
-    rows, columns = borders(images.shape[1]), borders(images.shape[2])
+    """Yields the images [n, h, w, channels] after each step. regions [n, regions]: in order."""
+    images, grid = images.copy(), math.isqrt(regions.shape[1])
+    rows, columns = (borders(side, grid) for side in images.shape[1:3])
+    size = in_a_step(regions.shape[1])
     for step in range(steps):
-        now = regions[:, step * REGIONS_PER_STEP:(step + 1) * REGIONS_PER_STEP]
-        for image, grain, chosen in zip(images, noise, now):
-            for y, x in zip(chosen // GRID, chosen % GRID):
+        for image, grain, order in zip(images, noise, regions):
+            for region in order[step * size:(step + 1) * size]:
+                y, x = divmod(region, grid)
                 place = slice(rows[y], rows[y + 1]), slice(columns[x], columns[x + 1])
                 image[place] = grain[place]
         yield images
@@ -93,7 +115,7 @@ def followed(explainer, images, intact, regions, noise, steps):
 
 
 def flipped(explainer, images, found, noise, steps):
-    """Perturbs images in the order of scores {method: [n, 196]}.
+    """Perturbs images in the order of scores {method: [n, regions]}.
 
     Returns {(method, 'most' or 'least'): logits [steps + 1, n]}, by what is replaced first.
     """
@@ -108,34 +130,42 @@ def flipped(explainer, images, found, noise, steps):
 
 
 def flip_all(explainer, images, batch_size, steps, seed, repeats=1):
-    """Perturbs all images by all methods. Returns what `flipped` does, the mean of the repeats."""
-    parts, bar = [], progress_bar(len(images), 'picture')
-    for numbers in batches(range(len(images)), batch_size, bar):
-        batch, rounds = np.stack([images[i] for i in numbers]), []
-        found = scores(explainer, batch)
-        for repeat in range(repeats):
-            noise, found['random'] = drawn(seed, numbers, repeat, batch.shape[1:])
-            rounds.append(flipped(explainer, batch, found, noise, steps))
-        parts.append({key: np.mean([each[key] for each in rounds], 0) for key in rounds[0]})
-    return joined(parts, 1)
+    """Perturbs images [n, height, width, channels] by all methods, `repeats` times with other noise
+    and another random order. Returns what `flipped` does, with logits [steps + 1, n, repeats]."""
+    bar, alone = progress_bar(len(images), 'picture'), len(images) == 1
+    found = joined([scores(explainer, images[numbers], numbers, alone)
+                    for numbers in batches(np.arange(len(images)), batch_size, bar)])
+    draws, parts = list(itertools.product(range(len(images)), range(repeats))), []
+    for batch in batches(draws, batch_size, progress_bar(len(draws), 'draw')):
+        numbers = [i for i, _ in batch]
+        noise = [generator(seed, 'noise', k, i).integers(0, 256, images.shape[1:], np.uint8)
+                 for i, k in batch]
+        chance = [generator(seed, 'random', k, i).random(grid_of(explainer) ** 2) for i, k in batch]
+        order = {**{method: score[numbers] for method, score in found.items()},
+                 'random': np.stack(chance)}
+        parts.append(flipped(explainer, images[numbers], order, noise, steps))
+    return {key: logits.reshape(steps + 1, len(images), repeats)
+            for key, logits in joined(parts, 1).items()}
 
 
-def draw(results, rules):
-    """The mean logit against the number of replaced regions, in both directions, for some rules."""
-    figure = Figure(figsize=(13, 4.8), dpi=100, layout='constrained')
-    shown = [rule for rule in SHOWN if rule in rules] or rules[:4]
-    for axes, which in zip(figure.subplots(1, 2), ('most', 'least')):
-        lines = {method: results[method, which].mean(1) for method in [*shown, 'edges']}
-        lines['random'] = results['random', 'most'].mean(1)
-        curves(axes, REGIONS_PER_STEP * np.arange(len(lines['random'])), lines, BLIND)
-        axes.set(title=f'{which} relevant first', xlabel='regions of 196 replaced by noise',
-                 ylabel='mean logit of the class first seen')
+def draw(results, rules, regions):
+    """The mean logit against the number of replaced regions, in both directions."""
+    figure = Figure(figsize=(10, 4.8), dpi=100, layout='constrained')
+    shown = [rule for rule in SHOWN if rule in rules] or rules[:3]
+    shown += [method for method in OTHERS if (method, 'most') in results]
+    for axes, which in zip(figure.subplots(1, 2, sharey=True), ('most', 'least')):
+        lines = {method: results.get((method, which), results[method, 'most']).mean((1, 2))
+                 for method in shown}
+        curves(axes, in_a_step(regions) * np.arange(len(lines['random'])), lines, BLIND)
+        axes.set(title=f'{which} relevant first', xlabel=f'regions of {regions} replaced by noise')
+    figure.legend(*axes.get_legend_handles_labels(), loc='outside lower center', ncols=len(shown))
+    figure.supylabel('mean logit of the class first seen', fontsize='medium')
     return figure
 
 
 def report(results):
     """A line for each method, the largest gain first, then which cannot be told apart."""
-    most, least = ({method: aopc(logits) for (method, each), logits in results.items()
+    most, least = ({method: aopc(logits.mean(2)) for (method, each), logits in results.items()
                     if each == which} for which in ('most', 'least'))
     gain = {method: most[method] - least[method] for method in least}
     columns = dict(zip(HEADS, map(estimates, (most, least, gain))))
@@ -145,13 +175,28 @@ def report(results):
     return '\n'.join(lines)
 
 
+def sentences(results, regions, name):
+    """What becomes of the logit of the class, by name, of one picture: a line for each rule."""
+    tenth, chance = TENTH * in_a_step(regions), results['random', 'most'][TENTH, 0]
+    for rule in [method for method, which in results if which == 'least']:
+        before, after = results[rule, 'most'][[0, TENTH], 0].mean(1)
+        yield (f'{rule}: without its {tenth} most relevant of {regions} regions the logit of '
+               f'{name} goes from {before:.1f} to {after:.1f}; without {tenth} at random to '
+               f'{chance.mean():.1f} [{chance.min():.1f} to {chance.max():.1f} in {len(chance)} '
+               f'draws]')
+
+
 def measure(explainer, pictures, args):
     """The experiment. Returns a figure, a title and a table."""
-    size = explainer.network.size[:2]
-    if min(size) < GRID:
-        raise Refused(f'pictures of {size} pixels have no {GRID}x{GRID} regions')
-    images = [picture.seen for picture in pictures]
-    results = flip_all(explainer, images, args.batch_size, args.steps, args.seed, args.repeats)
-    title = (f'{len(images)} pictures, {args.steps} steps of {REGIONS_PER_STEP} of {GRID * GRID} '
-             f'regions, seed {args.seed}, noise drawn {args.repeats} times')
-    return draw(results, args.rule), title, report(results)
+    images = np.stack([picture.seen for picture in pictures])
+    alone, regions = len(images) == 1, grid_of(explainer) ** 2
+    repeats = args.repeats or (DRAWS if alone else 1)
+    results = flip_all(explainer, images, args.batch_size, args.steps, args.seed, repeats)
+    title = (f'{len(images)} pictures, {args.steps} steps of {in_a_step(regions)} of {regions} '
+             f'regions, seed {args.seed}, noise drawn {repeats} times')
+    if alone:
+        name = class_names(explainer.network)[explainer.classify(images).argmax()]
+        said = '\n'.join(sentences(results, regions, name))
+    else:
+        said = report(results)
+    return draw(results, args.rule, regions), title, said

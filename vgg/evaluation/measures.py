@@ -133,10 +133,9 @@ def bars(axes, rows, series, chance):
 
 
 def curves(axes, x, lines, dotted):
-    """Draws lines {name: values} with a legend, those whose names are `dotted` dotted."""
+    """Draws lines {name: values}, those whose names are `dotted` dotted."""
     for name, values in lines.items():
         axes.plot(x, values, ':' if name in dotted else '-', label=name)
-    axes.legend(fontsize=9)
     axes.grid(alpha=0.3)
 
 

@@ -4,12 +4,13 @@
 
 Draws mosaics of two by two pictures, of those to which the network gives one class a probability of
 at least a half. Each rule explains each of the four classes. The result is the share of the
-positive relevance in the class's own quarter: as in the grid pointing game (Boehle et al. 2021) and
+positive relevance in the class's own quarter: as in the grid pointing game (Böhle et al. 2021) and
 in Focus (Arias-Duart et al. 2022). A map that knows no class has 0.25. Only classes with a positive
 logit in the mosaic count, since the network sees those there. The last column counts all four.
 
-Compared with the others: relevance minus the mean of the other three classes'; for a rule of one
-sign, each scaled to the same sum. Intervals are 95% bootstrap intervals over photographs.
+Rather than another: the same of the class's contrast with that of the other three which has the
+largest logit, as --against of lrp.py makes it. Rules are compared with gradient x input and
+Grad-CAM, and with the picture's edges. Intervals are 95% bootstrap intervals over photographs.
 """
 import itertools
 
@@ -17,10 +18,10 @@ from matplotlib.figure import Figure
 import numpy as np
 
 from common import Refused, count, progress_bar, seed
-from evaluation.flip import edge_strength
 from evaluation.measures import (
     bars, batches, estimate, generator, indistinguishable, joined, panels, ranked, share_within,
     table)
+from evaluation.opponents import class_maps, edge_strength, grad_cam
 from heatmaps import colour
 from networks.class_names import class_names
 from pictures import resized
@@ -29,7 +30,7 @@ from rules import COMPOSITES, composites_of, one_sign
 RULES = list(COMPOSITES)
 GRADIENT = True
 CHANCE = 0.25
-SHOWN = ['epsilon-gamma-box', 'deep-taylor']  # rules drawn for one mosaic
+HEADS = ['alone', 'rather than another', 'alone, all classes']
 
 
 def add_options(group):
@@ -41,9 +42,8 @@ def add_options(group):
 # Mosaics
 
 def seen_alone(explainer, images, batch_size):
-    """The class of each image; -1 where no class has a probability of at least a half."""
-    logits = np.concatenate([explainer.classify(np.stack(batch))
-                             for batch in batches(images, batch_size)])
+    """The class of each of the images [n, ...]; -1 where none has a probability of a half."""
+    logits = np.concatenate([explainer.classify(batch) for batch in batches(images, batch_size)])
     probabilities = explainer.network.probabilities(logits)
     return np.where(probabilities.max(1) >= 0.5, logits.argmax(1), -1)
 
@@ -79,101 +79,94 @@ def mosaic(images):
 
 # Shares
 
-def maps_of(explainer, composites, images, targets):
-    """The heatmaps [n, 4, h, w] of four targets [n, 4] of each image: {method: heatmaps}.
+def contrasted(maps, logits):
+    """Each of four classes' maps [n, 4, h, w] minus that of the one among the other three with the
+    largest of the logits [n, 4]."""
+    others = np.where(np.eye(4, dtype=bool), -np.inf, logits[:, None])  # [n, class, another]
+    return maps - np.take_along_axis(maps, others.argmax(2)[..., None, None], 1)
 
-    And the same compared with the others, after those of rules of one sign were scaled to the same
-    sum, and the targets' logits [n, 4]. Edges know no class, so there is nothing to compare.
+
+def maps_of(explainer, composites, images, targets):
+    """The heatmaps [n, 4, h, w] of four targets [n, 4] of each image, {method: heatmaps}; their
+    contrasts, those of rules of one sign from equal starts; and the targets' logits [n, 4].
+
+    Edges know no class, so there is no contrast.
     """
     found = [explainer(images, target) for target in targets.T]
-    alone, compared = {}, {}
+    logits = np.take_along_axis(found[0].logits, targets, 1)
+    size, alone, contrasts = np.abs(logits)[..., None, None], {}, {}
+    alone['gradient x input'] = np.stack(
+        [explainer.gradient_times_input(images, target).sum(-1) for target in targets.T], 1)
     for rule, composite in composites.items():
-        alone[rule] = r = np.stack([each.relevance[rule].sum(-1) for each in found], 1)
-        if one_sign(composite, explainer.table):
-            started = np.stack([each.started[rule] for each in found], 1)[..., None, None]
-            r = r / np.where(started, started, 1)
-        compared[rule] = contrasted(r)
-    gradient = [explainer.gradient_times_input(images, target).sum(-1) for target in targets.T]
-    alone['gradient x input'] = np.stack(gradient, 1)
-    compared['gradient x input'] = contrasted(alone['gradient x input'])
-    alone['edges'] = np.stack([[edge_strength(image)] * 4 for image in images])
-    return alone, compared, np.take_along_axis(found[0].logits, targets, 1)
-
-
-def contrasted(maps):
-    """Each of the maps [n, 4, h, w] minus the mean of the other three."""
-    return maps - (maps.sum(1, keepdims=True) - maps) / 3
+        alone[rule] = np.stack([each.relevance[rule].sum(-1) for each in found], 1)
+    for method, r in alone.items():
+        equal = method in composites and one_sign(composites[method], explainer.table)
+        contrasts[method] = contrasted(r / np.where(size, size, 1) if equal else r, logits)
+    cams = np.stack([class_maps(explainer, images, target) for target in targets.T], 1)
+    for result, maps in (alone, cams), (contrasts, contrasted(cams, logits)):
+        result['Grad-CAM'] = np.stack([grad_cam(explainer, each) for each in maps])
+    alone['edges'] = np.stack([edge_strength(images)] * 4, 1)
+    return alone, contrasts, logits
 
 
 def shares_of(explainer, composites, images, classes, fours, batch_size):
     """The shares of the four classes of each mosaic. fours [m, 4]: the indices of its images.
 
-    Returns {method: shares [m, 4]}, the same compared with the others, and the logits [m, 4].
+    Returns {method: shares [m, 4]}, the same of contrasts, and the logits [m, 4].
     """
     parts, bar = [], progress_bar(len(fours), 'mosaic')
-    places = quarters(*images[0].shape[:2])
+    places = quarters(*images.shape[1:3])
     for batch in batches(fours, batch_size, bar):
-        mosaics = np.stack([mosaic([images[i] for i in four]) for four in batch])
+        mosaics = np.stack([mosaic(images[four]) for four in batch])
         *maps, logits = maps_of(explainer, composites, mosaics, classes[batch])
         shares = [{method: share_within(r, places) for method, r in each.items()} for each in maps]
         parts.append((*shares, logits))
-    alone, compared, logits = zip(*parts)
-    return joined(alone), joined(compared), np.concatenate(logits)
-
-
-def estimated(shares, counted, fours):
-    """{method: Estimate} of shares {method: [m, 4]}, of the classes that are counted [m, 4]."""
-    return {method: estimate(np.where(counted, each, np.nan), fours)
-            for method, each in shares.items()}
+    alone, contrasts, logits = zip(*parts)
+    return joined(alone), joined(contrasts), np.concatenate(logits)
 
 
 # The report
 
-def example(explainer, composites, images, classes, four):
-    """One mosaic of four images beside the heatmaps of its classes: titles and rows of panels."""
-    whole, rules = mosaic([images[i] for i in four]), list(composites)
-    alone, _, logits = maps_of(explainer, composites, whole[None], classes[None, four])
-    known = class_names(explainer.network)
-    titles = [f'{known[k]}, logit {logit:.1f}' for k, logit in zip(classes[four], logits[0])]
-    shown = [rule for rule in SHOWN if rule in rules] or rules[:3]
-    rows = [[whole.squeeze(), *(colour(r, whole.shape[1::-1]) for r in alone[rule][0])]
-            for rule in shown]
-    return ['', *titles], list(zip(shown, rows))
-
-
-def draw(alone, compared, titles, rows):
-    """Bars of all methods, above one mosaic with its four classes' heatmaps for some rules."""
-    heights = 4.6, 2.3 * len(rows) + 0.4
-    figure = Figure(figsize=(11, 0.4 + sum(heights)), dpi=90, layout='constrained')
+def draw(found, whole, titles, rows):
+    """Bars of all methods, above one mosaic `whole` and its four classes' heatmaps for some."""
+    heights = 1 + 0.27 * len(found[HEADS[0]]), 2 * len(rows) + 0.7
+    figure = Figure(figsize=(9.6, sum(heights)), dpi=100, layout='constrained')
     upper, lower = figure.subfigures(2, 1, height_ratios=heights)
     axes = upper.subplots()
-    bars(axes, ranked(alone), {'alone': alone, 'compared with the others': compared}, CHANCE)
+    bars(axes, ranked(found[HEADS[0]]), {head: found[head] for head in HEADS[:2]}, CHANCE)
     axes.set_xlabel('share of positive relevance in the own quarter of the class')
-    axes.legend(loc='lower right')
-    panels(lower, titles, rows)
+    upper.legend(*axes.get_legend_handles_labels(), loc='outside lower center', ncols=3)
+    panels(lower, ['', *titles], [(label, [whole, *images]) for label, images in rows])
     return figure
 
 
-def report(alone, compared, every):
+def report(found):
     """A line for each method, the largest share first, then which cannot be told apart."""
-    columns = {'alone': alone, 'compared with the others': compared, 'alone, all classes': every}
-    columns = {head: {**column, 'chance': f'{CHANCE}'} for head, column in columns.items()}
+    columns = {head: {**column, 'chance': f'{CHANCE}'} for head, column in found.items()}
+    alone = found[HEADS[0]]
     lines = table('share in its own quarter', [*ranked(alone), 'chance'], columns)
     return f'{lines}\nalone not distinguishable: {indistinguishable(alone)}'
 
 
 def measure(explainer, pictures, args):
     """The experiment. Returns a figure, a title and a table."""
-    images, composites = [picture.seen for picture in pictures], composites_of(args.rule)
+    images = np.stack([picture.seen for picture in pictures])
+    composites = composites_of(args.rule)
     classes = seen_alone(explainer, images, args.batch_size)
     fours = draw_mosaics(classes, args.count, args.seed)
-    shares, contrasts, logits = shares_of(explainer, composites, images, classes, fours,
-                                          args.batch_size)
-    seen = logits > 0
-    alone, compared = estimated(shares, seen, fours), estimated(contrasts, seen, fours)
-    every = estimated(shares, True, fours)
+    alone, contrasts, logits = shares_of(explainer, composites, images, classes, fours,
+                                         args.batch_size)
+    seen, found = logits > 0, {}
+    for head, shares, counted in zip(HEADS, (alone, contrasts, alone), (seen, seen, True)):
+        found[head] = {method: estimate(np.where(counted, each, np.nan), fours)
+                       for method, each in shares.items()}
     best = fours[seen.sum(1).argmax()]  # all four are seen, if there is such a mosaic
-    shown = example(explainer, composites, images, classes, best)
+    whole = mosaic(images[best])
+    maps, _, (logit,) = maps_of(explainer, composites, whole[None], classes[None, best])
+    names = class_names(explainer.network)
+    titles = [f'{names[k]}, logit {each:.1f}' for k, each in zip(classes[best], logit)]
+    rows = [(method, [colour(r, whole.shape[1::-1]) for r in maps[method][0]])
+            for method in (*args.rule[:2], 'Grad-CAM')]
     title = (f'{args.count} mosaics of {(classes >= 0).sum()} pictures, seed {args.seed}: '
              f'{seen.sum()} classes counted, {(~seen).sum()} with a logit that is not positive')
-    return draw(alone, compared, *shown), title, report(alone, compared, every)
+    return draw(found, whole.squeeze(), titles, rows), title, report(found)
