@@ -57,8 +57,9 @@ def interval(means):
 
 
 def in_words(found):
-    """'0.62 [0.58, 0.66]': an Estimate's mean and its 95% interval."""
-    return '{:.2f} [{:.2f}, {:.2f}]'.format(found.mean, *interval(found.resampled))
+    """'0.62 [0.58, 0.66]': an Estimate's mean and its 95% interval; '' of no values."""
+    words = '{:.2f} [{:.2f}, {:.2f}]'.format(found.mean, *interval(found.resampled))
+    return '' if np.isnan(found.mean) else words
 
 
 def ranked(found):
@@ -75,14 +76,13 @@ def indistinguishable(found):
 
 def table(corner, rows, columns):
     """A line for each of the rows, under heads. columns: {head: {row: Estimate, or text}}."""
-    first = max(map(len, [corner, *rows]))
-    lines = [f'{name:>{first}}' for name in [corner, *rows]]
-    for head, column in columns.items():
-        cells = [column.get(row, '') for row in rows]
+    lines = [''] * (1 + len(rows))
+    for head, column in {corner: dict(zip(rows, rows)), **columns}.items():
+        cells = [head, *(column.get(row, '') for row in rows)]
         cells = [cell if isinstance(cell, str) else in_words(cell) for cell in cells]
-        width = max(map(len, [head, *cells]))
-        lines = [f'{line}  {cell:>{width}}' for line, cell in zip(lines, [head, *cells])]
-    return '\n'.join(line.rstrip() for line in lines)
+        width = max(map(len, cells))
+        lines = [f'{line}  {cell:>{width}}' for line, cell in zip(lines, cells)]
+    return '\n'.join(line[2:].rstrip() for line in lines)
 
 
 # Measures
@@ -101,10 +101,8 @@ def joined(parts, axis=0):
 
 
 def share_within(r, place):
-    """The share of the positive relevance r [..., h, w] at a place [..., h, w], True or False.
-
-    NaN without positive relevance. Leading axes are broadcast.
-    """
+    """The share of the positive relevance r [..., h, w] at a place [..., h, w], True or False; NaN
+    if there is none. Leading axes are broadcast."""
     positive = np.maximum(np.asarray(r, np.float64), 0)
     whole = positive.sum((-2, -1))
     return (positive * place).sum((-2, -1)) / np.where(whole, whole, np.nan)
@@ -121,30 +119,26 @@ def aopc(logits):
 def bars(axes, rows, series, chance):
     """A bar with its interval for each of the rows and each of the series {label: {row: Estimate}},
     and a line at chance."""
+    width = 0.8 / len(series)
     for i, (label, found) in enumerate(series.items()):
-        kept = [row for row in rows if row in found]
-        mean = np.array([found[row].mean for row in kept])
-        low, high = np.array([interval(found[row].resampled) for row in kept]).T
-        place = np.array([rows.index(row) for row in kept]) + 0.8 * (i + 0.5) / len(series) - 0.4
-        axes.barh(place, mean, 0.76 / len(series), label=label, capsize=2,
-                  xerr=np.maximum([mean - low, high - mean], 0))
+        place, means = np.arange(len(rows)) - 0.4 + width / 2, [found[row].mean for row in rows]
+        error = [abs(interval(found[row].resampled) - found[row].mean) for row in rows]
+        axes.barh(place + i * width, means, 0.95 * width, label=label, capsize=2,
+                  xerr=np.transpose(error))
     axes.axvline(chance, color='black', linestyle=':', label='chance')
     axes.set(yticks=range(len(rows)), yticklabels=rows, xlim=(0, 1), ylim=(len(rows) - 0.5, -0.5))
 
 
 def curves(axes, x, lines, dotted):
-    """Draws lines {name: values} with a legend, those whose names are `dotted` dotted."""
+    """Draws lines {name: values}, those whose names are `dotted` dotted."""
     for name, values in lines.items():
         axes.plot(x, values, ':' if name in dotted else '-', label=name)
-    axes.legend(fontsize=9)
     axes.grid(alpha=0.3)
 
 
 def panels(figure, titles, rows):
-    """Shows rows [(label, images)] under titles, and what the colours of heatmaps mean.
-
-    Returns the axes, [rows, titles].
-    """
+    """Shows rows [(label, images)] under titles, and what the colours of heatmaps mean. Returns the
+    axes, [rows, titles]."""
     grid = figure.subplots(len(rows), len(titles), squeeze=False)
     for line, (label, images) in zip(grid, rows):
         line[0].set_ylabel(label)

@@ -7,11 +7,10 @@ measures = scripts('vgg').measures
 
 
 def test_a_seed_and_names_fix_what_is_drawn():
-    draws = [measures.generator(*names).random(3)
+    draws = [measures.generator(*names).random()
              for names in [(0, 'noise', 7), (0, 'noise', 7), (1, 'noise', 7), (0, 'other', 7),
                            (0, 'noise', 8)]]
-    np.testing.assert_array_equal(draws[0], draws[1])
-    assert len({tuple(draw) for draw in draws}) == 4
+    assert draws[0] == draws[1] and len(set(draws)) == 4
 
 
 def test_interval_of_a_mean_is_that_of_the_normal_distribution():
@@ -22,13 +21,6 @@ def test_interval_of_a_mean_is_that_of_the_normal_distribution():
     assert [low, high] == pytest.approx([values.mean() - error, values.mean() + error],
                                         abs=0.15 * error)
     assert measures.in_words(found) == f'{values.mean():.2f} [{low:.2f}, {high:.2f}]'
-
-
-def test_interval_holds_the_true_mean_in_95_of_100():
-    rng = np.random.default_rng(1)
-    held = [np.prod(measures.interval(measures.estimate(rng.exponential(3, 60)).resampled) - 3) <= 0
-            for _ in range(100)]
-    assert 0.88 < np.mean(held) < 0.99
 
 
 def test_differences_are_paired():
@@ -45,25 +37,17 @@ def test_differences_are_paired():
 def test_intervals_are_over_owners():
     """What one photograph gives in many mosaics is no more certain for that; NaN does not count."""
     values, owners = np.array([[1.0, np.nan, 0.5, 0.0]]), np.array([[0, 1, 2, 3]])
-    once, often = (measures.estimate(np.repeat(values, n, 0), np.repeat(owners, n, 0))
+    once, often = (measures.estimate(np.tile(values, (n, 1)), np.tile(owners, (n, 1)))
                    for n in (1, 50))
     assert once.mean == often.mean == 0.5 and list(measures.interval(once.resampled)) == [0, 1]
     np.testing.assert_allclose(once.resampled, often.resampled)
-    assert np.isnan(measures.estimate([np.nan, np.nan]).mean)
+    assert measures.in_words(measures.estimate([np.nan, np.nan])) == ''
 
 
 def test_share_by_hand():
     r = np.array([[[3, -9], [1, 0]], [[-1, -1], [-1, 0]]], float)
     place = np.array([[True, True], [False, False]])
     np.testing.assert_array_equal(measures.share_within(r, place), [0.75, np.nan])
-
-
-def test_edges_know_no_class():
-    """The steepness of brightness, whatever its direction; a plain picture has none."""
-    image = np.zeros((1, 6, 8, 3), np.uint8)
-    image[:, :, 4:] = 90
-    found, = scripts('vgg').opponents.edge_strength(image)
-    assert (found[:, 3:5] == 45).all() and not found[:, :3].any() and not found[:, 5:].any()
 
 
 def test_area_by_hand():

@@ -1,4 +1,4 @@
-"""Grad-CAM, Integrated Gradients and SmoothGrad against their definitions."""
+"""What heatmaps are compared with, against its definition."""
 from conftest import scripts
 import keras
 from keras import layers
@@ -60,3 +60,11 @@ def test_smooth_grad_is_a_mean_of_gradients(explainer):
     alone = opponents.smooth_grad(explainer, IMAGES[1:], TARGETS[1:], [1])
     np.testing.assert_allclose(found[1:], alone, atol=1e-12)
     assert np.abs(found - plain).max() > 0.01 * np.abs(plain).max()
+
+
+def test_edges_know_no_class():
+    """The steepness of brightness, whatever its direction; a plain picture has none."""
+    image = np.zeros((1, 6, 8, 3), np.uint8)
+    image[:, :, 4:] = 90
+    found, = opponents.edge_strength(image)
+    assert (found[:, 3:5] == 45).all() and not found[:, :3].any() and not found[:, 5:].any()

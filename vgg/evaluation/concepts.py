@@ -24,6 +24,7 @@ RULES = ['epsilon-gamma-box']
 GRADIENT = True
 STEPS = [1, 2, 5, 10, 20, 50]  # channels that are set to 0
 SHOWN = 6  # channels of a picture with a frame
+STATES = ['as it is', 'painted over', 'cut off']  # of the frame
 
 
 def add_options(group):
@@ -58,15 +59,15 @@ def falls(logits):
     return [table('channels set to 0', list(logits), columns), *pairs]
 
 
-def frame_of(shape, margin):
-    """Where the frame of an image of this shape is: [h, w], True or False."""
-    return np.pad(np.zeros([side - 2 * margin for side in shape[:2]], bool), margin,
-                  constant_values=True)
+def frame_of(height, width, margin):
+    """Where the frame of an image is: [height, width], True or False."""
+    inside = np.zeros((height - 2 * margin, width - 2 * margin), bool)
+    return np.pad(inside, margin, constant_values=True)
 
 
 def painted(image, margin):
     """The image with its frame in the mean colour of what is inside."""
-    place = frame_of(image.shape, margin)
+    place = frame_of(*image.shape[:2], margin)
     return np.where(place[..., None], np.uint8(np.rint(image[~place].mean(0))), image)
 
 
@@ -80,16 +81,17 @@ def of_frame(explainer, image, rule, margin):
     top = np.argsort(-sums[0], kind='stable')[:SHOWN]
     heatmaps = np.stack([explainer.channels(image[None], mask[None], [target]).heatmaps[rule][0]
                          for mask in [np.ones_like(sums[0]), *np.eye(sums.shape[1])[top]]]).sum(-1)
-    place = frame_of(heatmaps.shape[1:], round(margin * heatmaps.shape[1] / len(image)))
-    columns = {'on the frame': [f'{share:.0%}' for share in share_within(heatmaps, place)]}
-    for head, r in zip(('relevance', 'painted over', 'cut off'), sums):
-        columns[head] = [f'{each:.2f} ({each / r.sum():.1%})' for each in (r.sum(), *r[top])]
-    rows, probabilities = ['all', *map(str, top)], explainer.network.probabilities(found.logits)
-    columns = {head: dict(zip(rows, cells)) for head, cells in columns.items()}
-    states = zip(['', ', painted over ', ', cut off '], found.logits[:, target], probabilities)
-    line = [f'{state}{logit:.2f} (probability {p[target]:.3f})' for state, logit, p in states]
+    place = frame_of(*heatmaps.shape[1:], round(margin * heatmaps.shape[1] / len(image)))
+    rows, line = ['all', *map(str, top)], []
+    shares = [f'{share:.0%}' for share in share_within(heatmaps, place)]
+    columns = {'on the frame': dict(zip(rows, shares))}
+    probabilities = explainer.network.probabilities(found.logits)[:, target]
+    for state, r, logit, p in zip(STATES, sums, found.logits[:, target], probabilities):
+        cells = [f'{each:.2f} ({each / r.sum():.1%})' for each in (r.sum(), *r[top])]
+        columns[state] = dict(zip(rows, cells))
+        line.append(f'{state} {logit:.2f} (probability {p:.3f})')
     name = class_names(explainer.network)[target]
-    return [f'{name}: logit {"".join(line)}', table('channel', rows, columns)]
+    return [f'{name}: logit {", ".join(line)}', table('channel', rows, columns)]
 
 
 def frames(explainer, images, args):
@@ -113,8 +115,10 @@ def measure(explainer, pictures, args):
     logits = joined([followed(explainer, images[numbers], numbers)
                      for numbers in batches(range(len(images)), args.batch_size, bar)], 1)
     lines = [*falls(logits), *(frames(explainer, images, args) if args.frame else [])]
-    axes = Figure(figsize=(7, 4.8), dpi=100, layout='constrained').subplots()
+    figure = Figure(figsize=(7, 4.8), dpi=100, layout='constrained')
+    axes = figure.subplots()
     curves(axes, [0, *STEPS], {method: each.mean(1) for method, each in logits.items()}, ['random'])
     axes.set(xlabel=f'channels of {explainer.layer} set to 0', xscale='symlog',
              ylabel='mean logit of the class first seen')
-    return axes.figure, f'{len(images)} pictures, {explainer.layer}', '\n'.join(lines)
+    figure.legend(*axes.get_legend_handles_labels(), loc='outside lower center', ncols=2)
+    return figure, f'{len(images)} pictures, {explainer.layer}', '\n'.join(lines)

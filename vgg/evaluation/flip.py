@@ -3,27 +3,25 @@
     python vgg/evaluate.py flip vgg/images --weights caltech101 --precision bfloat16
     python vgg/evaluate.py flip cat.jpg --weights my.keras --rule epsilon-gamma-box
 
-Divides each picture into 14x14 regions and replaces them by noise, five at each step, the most
-relevant ones first and the least relevant ones first. (A small picture has fewer regions; a step is
-a fortieth of them.) It follows the logit of the class that the network saw. AOPC is the mean drop
-of the logit over all steps (Samek et al. 2017, Eq. 12): large if the most relevant regions go
-first, small if the least relevant ones do. The difference of the two is the symmetric relevance
-gain (Blücher et al. 2024), by which the table is sorted. The rules are compared with gradient x
-input, Grad-CAM, Integrated Gradients from a black picture, the size of SmoothGrad, and three orders
-that know no class: random, the strength of the picture's edges, nearness to its centre. Intervals
-are 95% bootstrap intervals over pictures.
+Divides each picture into 14x14 regions (a small one into fewer) and replaces them by noise, a
+fortieth at each step, the most relevant ones first and the least relevant ones first. It follows
+the logit of the class that the network saw. AOPC is the mean drop of the logit over all steps
+(Samek et al. 2017, Eq. 12), to be large with the most relevant regions first, and small with the
+least relevant ones first. Their difference is the symmetric relevance gain (Blücher et al. 2024),
+which sorts the table. The rules are compared with gradient x input, Grad-CAM, Integrated Gradients
+from a black picture, the size of SmoothGrad, and three orders that know no class: random, edges of
+the picture, nearness to its centre. Intervals are 95% bootstrap intervals over pictures.
 
-For one picture, each rule gets a sentence instead: how far the logit falls without the tenth of the
-regions that is most relevant, and how far without as many at random.
+For one picture, each rule gets a sentence instead: where the logit goes without the tenth of the
+regions that is most relevant, and without as many at random.
 """
-from functools import partial
 import itertools
 import math
 
 from matplotlib.figure import Figure
 import numpy as np
 
-from common import count, number, progress_bar, seed
+from common import count, progress_bar, seed
 from evaluation.measures import (
     aopc, batches, curves, estimates, generator, indistinguishable, joined, ranked, table)
 from evaluation.opponents import (
@@ -34,7 +32,7 @@ from rules import COMPOSITES
 RULES = list(COMPOSITES)
 GRADIENT = True
 GRID = 14  # regions in a row and in a column: of 16x16 pixels in a picture of 224x224
-TENTH = 4  # steps that replace a tenth of the regions
+STEPS, TENTH = 6, 4  # all steps; those that replace a tenth of the regions
 DRAWS = 10  # for one picture
 BLIND = ['edges', 'random']  # orders that know of no class
 SHOWN = ['epsilon-gamma-box', 'deep-taylor', 'epsilon']  # rules that are drawn
@@ -43,8 +41,6 @@ HEADS = ['most relevant first', 'least relevant first', 'gain: most less least']
 
 
 def add_options(group):
-    group.add_argument('--steps', type=partial(number, low=TENTH, high=39), default=6,
-                       metavar='N', help='of a fortieth of the regions each (default: 6)')
     group.add_argument('--repeats', type=count, metavar='N',
                        help='draws of noise, of which the mean is taken (default: 1; for one '
                             f'picture {DRAWS})')
@@ -77,15 +73,16 @@ def scores(explainer, images, numbers, alone=False):
             'centre': np.stack([nearness] * len(images))}
 
 
-def borders(side, grid):
-    """Where the regions of a side begin, and its end."""
-    return np.linspace(0, side, grid + 1).round().astype(int)
+def regions_of(height, width, grid):
+    """Which region each pixel belongs to: [height, width], counted row by row."""
+    row, column = (np.arange(side) * grid // side for side in (height, width))
+    return grid * row[:, None] + column
 
 
 def by_region(r, grid):
     """Relevance [n, h, w, channels] summed over each region: [n, regions]."""
-    rows = np.add.reduceat(r.sum(-1, dtype=np.float64), borders(r.shape[1], grid)[:-1], 1)
-    return np.add.reduceat(rows, borders(r.shape[2], grid)[:-1], 2).reshape(len(r), -1)
+    place = regions_of(*r.shape[1:3], grid).ravel()
+    return np.stack([np.bincount(place, each.sum(-1, dtype=np.float64).ravel()) for each in r])
 
 
 def in_a_step(regions):
@@ -93,45 +90,36 @@ def in_a_step(regions):
     return max(1, round(regions / 10 / TENTH))
 
 
-def perturbed(images, regions, noise, steps):
-    """Yields the images [n, h, w, channels] after each step. regions [n, regions]: in order."""
-    images, grid = images.copy(), math.isqrt(regions.shape[1])
-    rows, columns = (borders(side, grid) for side in images.shape[1:3])
-    size = in_a_step(regions.shape[1])
-    for step in range(steps):
-        for image, grain, order in zip(images, noise, regions):
-            for region in order[step * size:(step + 1) * size]:
-                y, x = divmod(region, grid)
-                place = slice(rows[y], rows[y + 1]), slice(columns[x], columns[x + 1])
-                image[place] = grain[place]
-        yield images
+def perturbed(images, order, noise):
+    """Yields the images [n, h, w, channels] after each step. order: of regions, [n, regions]."""
+    regions = order.shape[1]
+    turn = np.argsort(order, 1)[:, regions_of(*images.shape[1:3], math.isqrt(regions)), None]
+    for step in range(1, STEPS + 1):
+        yield np.where(turn < step * in_a_step(regions), noise, images)
 
 
-def followed(explainer, images, intact, regions, noise, steps):
-    """The logit of the class first seen, from the intact logits [n, classes] on: [steps + 1, n]."""
-    changed = perturbed(images, regions, noise, steps)
-    logits = np.stack([intact, *(explainer.classify(x) for x in changed)])
-    return logits[:, np.arange(len(images)), intact.argmax(1)]
+def followed(explainer, images, intact, order, noise):
+    """The logit of the class first seen, from the intact logits [n, classes] on: [STEPS + 1, n]."""
+    logits = [intact, *map(explainer.classify, perturbed(images, order, noise))]
+    return np.stack(logits)[:, np.arange(len(images)), intact.argmax(1)]
 
 
-def flipped(explainer, images, found, noise, steps):
-    """Perturbs images in the order of scores {method: [n, regions]}.
-
-    Returns {(method, 'most' or 'least'): logits [steps + 1, n]}, by what is replaced first.
-    """
+def flipped(explainer, images, found, noise):
+    """Perturbs images in the order of scores {method: [n, regions]}. Returns {(method, 'most' or
+    'least'): logits [STEPS + 1, n]}, by what is replaced first."""
     intact, results = explainer.classify(images), {}
     for method, score in found.items():
         order = np.argsort(-score, axis=1, kind='stable')
-        results[method, 'most'] = followed(explainer, images, intact, order, noise, steps)
+        results[method, 'most'] = followed(explainer, images, intact, order, noise)
         if method != 'random':
             order = order[:, ::-1]
-            results[method, 'least'] = followed(explainer, images, intact, order, noise, steps)
+            results[method, 'least'] = followed(explainer, images, intact, order, noise)
     return results
 
 
-def flip_all(explainer, images, batch_size, steps, seed, repeats=1):
+def flip_all(explainer, images, batch_size, seed, repeats=1):
     """Perturbs images [n, height, width, channels] by all methods, `repeats` times with other noise
-    and another random order. Returns what `flipped` does, with logits [steps + 1, n, repeats]."""
+    and another random order. Returns what `flipped` does, with logits [STEPS + 1, n, repeats]."""
     bar, alone = progress_bar(len(images), 'picture'), len(images) == 1
     found = joined([scores(explainer, images[numbers], numbers, alone)
                     for numbers in batches(np.arange(len(images)), batch_size, bar)])
@@ -140,11 +128,11 @@ def flip_all(explainer, images, batch_size, steps, seed, repeats=1):
         numbers = [i for i, _ in batch]
         noise = [generator(seed, 'noise', k, i).integers(0, 256, images.shape[1:], np.uint8)
                  for i, k in batch]
-        chance = [generator(seed, 'random', k, i).random(grid_of(explainer) ** 2) for i, k in batch]
-        order = {**{method: score[numbers] for method, score in found.items()},
-                 'random': np.stack(chance)}
-        parts.append(flipped(explainer, images[numbers], order, noise, steps))
-    return {key: logits.reshape(steps + 1, len(images), repeats)
+        now = {method: score[numbers] for method, score in found.items()}
+        now['random'] = np.stack([generator(seed, 'random', k, i).random(grid_of(explainer) ** 2)
+                                  for i, k in batch])
+        parts.append(flipped(explainer, images[numbers], now, noise))
+    return {key: logits.reshape(STEPS + 1, len(images), repeats)
             for key, logits in joined(parts, 1).items()}
 
 
@@ -156,7 +144,7 @@ def draw(results, rules, regions):
     for axes, which in zip(figure.subplots(1, 2, sharey=True), ('most', 'least')):
         lines = {method: results.get((method, which), results[method, 'most']).mean((1, 2))
                  for method in shown}
-        curves(axes, in_a_step(regions) * np.arange(len(lines['random'])), lines, BLIND)
+        curves(axes, in_a_step(regions) * np.arange(STEPS + 1), lines, BLIND)
         axes.set(title=f'{which} relevant first', xlabel=f'regions of {regions} replaced by noise')
     figure.legend(*axes.get_legend_handles_labels(), loc='outside lower center', ncols=len(shown))
     figure.supylabel('mean logit of the class first seen', fontsize='medium')
@@ -188,15 +176,12 @@ def sentences(results, regions, name):
 
 def measure(explainer, pictures, args):
     """The experiment. Returns a figure, a title and a table."""
-    images = np.stack([picture.seen for picture in pictures])
-    alone, regions = len(images) == 1, grid_of(explainer) ** 2
+    images, regions = np.stack([picture.seen for picture in pictures]), grid_of(explainer) ** 2
+    alone = len(images) == 1
     repeats = args.repeats or (DRAWS if alone else 1)
-    results = flip_all(explainer, images, args.batch_size, args.steps, args.seed, repeats)
-    title = (f'{len(images)} pictures, {args.steps} steps of {in_a_step(regions)} of {regions} '
+    results = flip_all(explainer, images, args.batch_size, args.seed, repeats)
+    title = (f'{len(images)} pictures, {STEPS} steps of {in_a_step(regions)} of {regions} '
              f'regions, seed {args.seed}, noise drawn {repeats} times')
-    if alone:
-        name = class_names(explainer.network)[explainer.classify(images).argmax()]
-        said = '\n'.join(sentences(results, regions, name))
-    else:
-        said = report(results)
+    name = class_names(explainer.network)[explainer.classify(images[:1]).argmax()]
+    said = '\n'.join(sentences(results, regions, name)) if alone else report(results)
     return draw(results, args.rule, regions), title, said

@@ -48,19 +48,17 @@ def seen_alone(explainer, images, batch_size):
     return np.where(probabilities.max(1) >= 0.5, logits.argmax(1), -1)
 
 
-def draw_four(classes, rng):
-    """The indices of four pictures of four classes. classes: of each picture, or -1."""
-    kinds = rng.permutation(np.unique(classes[classes >= 0]))[:4]
-    return [int(rng.choice(np.flatnonzero(classes == kind))) for kind in kinds]
-
-
 def draw_mosaics(classes, count, seed):
-    """The indices of four pictures for each mosaic: [count, 4]."""
-    kinds = len(set(classes) - {-1})
-    if kinds < 4:
+    """The indices of four pictures of four classes for each mosaic: [count, 4]. classes: of each
+    picture, or -1."""
+    kinds, fours = np.unique(classes[classes >= 0]), []
+    if len(kinds) < 4:
         raise Refused('a mosaic needs pictures of four classes, each with a probability of at '
-                      f'least a half; here the network sees {kinds}')
-    return np.array([draw_four(classes, generator(seed, 'mosaic', i)) for i in range(count)])
+                      f'least a half; here the network sees {len(kinds)}')
+    for rng in (generator(seed, 'mosaic', i) for i in range(count)):
+        four = rng.permutation(kinds)[:4]
+        fours.append([rng.choice(np.flatnonzero(classes == kind)) for kind in four])
+    return np.array(fours)
 
 
 def quarters(height, width):
@@ -88,15 +86,13 @@ def contrasted(maps, logits):
 
 def maps_of(explainer, composites, images, targets):
     """The heatmaps [n, 4, h, w] of four targets [n, 4] of each image, {method: heatmaps}; their
-    contrasts, those of rules of one sign from equal starts; and the targets' logits [n, 4].
-
-    Edges know no class, so there is no contrast.
-    """
+    contrasts, those of rules of one sign from equal starts; and the targets' logits [n, 4]."""
     found = [explainer(images, target) for target in targets.T]
     logits = np.take_along_axis(found[0].logits, targets, 1)
-    size, alone, contrasts = np.abs(logits)[..., None, None], {}, {}
-    alone['gradient x input'] = np.stack(
-        [explainer.gradient_times_input(images, target).sum(-1) for target in targets.T], 1)
+    gradient = [explainer.gradient_times_input(images, target).sum(-1) for target in targets.T]
+    size, contrasts = np.abs(logits)[..., None, None], {}
+    alone = {'gradient x input': np.stack(gradient, 1),
+             'edges': np.stack([edge_strength(images)] * 4, 1)}
     for rule, composite in composites.items():
         alone[rule] = np.stack([each.relevance[rule].sum(-1) for each in found], 1)
     for method, r in alone.items():
@@ -105,7 +101,6 @@ def maps_of(explainer, composites, images, targets):
     cams = np.stack([class_maps(explainer, images, target) for target in targets.T], 1)
     for result, maps in (alone, cams), (contrasts, contrasted(cams, logits)):
         result['Grad-CAM'] = np.stack([grad_cam(explainer, each) for each in maps])
-    alone['edges'] = np.stack([edge_strength(images)] * 4, 1)
     return alone, contrasts, logits
 
 

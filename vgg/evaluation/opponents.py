@@ -14,7 +14,8 @@ NOISE = 0.15  # standard deviation of SmoothGrad's noise, as a share of the rang
 
 def class_maps(explainer, images, targets):
     """The last maps, each times its mean gradient, added up: [n, h, w] of the maps' size."""
-    a, gradient = explainer.session.run(explainer.last, explainer.feed(images, targets, None))
+    found = explainer.session.run(explainer.last, explainer.feed(images, targets, None))
+    a, gradient = (array.astype(np.float64) for array in found)  # from bfloat16, too
     return (a * gradient.mean((1, 2), keepdims=True)).sum(-1)
 
 

@@ -4,16 +4,19 @@
     python vgg/evaluate.py randomise vgg/images --weights caltech101 --precision bfloat16
 
 Makes the weights of the layers random one after the other, from the logits down to the pixels, and
-explains the pictures anew at each stage, always for the class that the intact network saw. The
-weights are permuted within each unit, which keeps its bias and the sum of its weights, so that no
-layer becomes silent. (Adebayo et al. draw new ones.)
+explains the pictures anew at each stage, always for the class that the intact network saw. Adebayo
+et al. draw new weights. Here those of each unit are permuted, which keeps its bias and their sum,
+so that no layer becomes silent.
 
 Spearman's rank correlation with the intact network's heatmaps is given twice: of relevance as a
 share of what it started from, and of its absolute values. It cannot rank rules, for noise changes
 most of all (Binder et al. 2023). So a third table gives the rise in entropy of the heatmap's
-histogram (efficient MPRT, Hedstroem et al. 2024). Each cell: the mean over pictures and draws, its
-95% bootstrap interval over pictures, and the lowest and highest draw.
+histogram, divided by its first entropy (efficient MPRT, Hedström et al. 2024, who compare the
+intact with the wholly random network). Each cell: the mean over pictures and draws, its 95%
+bootstrap interval over pictures, and the lowest and highest draw.
 """
+import itertools
+
 from matplotlib.figure import Figure
 import numpy as np
 
@@ -25,7 +28,7 @@ from pictures import HEIGHT
 
 RULES = ['deep-taylor', 'alpha2beta1', 'epsilon-plus', 'epsilon-gamma-box', 'epsilon']
 GRADIENT = False
-KINDS = ['correlation', 'correlation of absolute values', 'rise in entropy']  # with intact
+KINDS = ['correlation', 'correlation of absolute values', 'relative rise in entropy']
 BINS = 100  # of the histogram whose entropy is taken
 STAGES = 7  # drawn
 
@@ -36,19 +39,13 @@ def add_options(group):
 
 
 def permuted(kernel, rng):
-    """The kernel with the weights of each unit permuted. Two logits -z and z stay that."""
-    units = kernel.reshape(-1, kernel.shape[-1])
-    if units.shape[1] == 2 and (units[:, 0] == -units[:, 1]).all():
-        half = rng.permuted(units[:, 1:], axis=0)
-        return np.concatenate([-half, half], 1).reshape(kernel.shape)
-    return rng.permuted(units, axis=0).reshape(kernel.shape)
+    """The kernel [..., units] with the weights of each unit permuted."""
+    return rng.permuted(kernel.reshape(-1, kernel.shape[-1]), axis=0).reshape(kernel.shape)
 
 
 def stages(explainer, draw, seed):
-    """Makes layer after layer random, from the logits down, and yields the name of each.
-
-    Leaves the network as it was.
-    """
+    """Makes layer after layer random, from the logits down, and yields the name of each. Leaves the
+    network as it was."""
     kept = {}
     for name in reversed(explainer.variables):
         kept[name] = explainer.read(name)
@@ -62,24 +59,25 @@ def stages(explainer, draw, seed):
 def heatmaps(explainer, images, targets, batch_size):
     """Relevance as a share of what it started from: {rule: [n, h, w]}."""
     parts = []
-    for batch, classes in zip(batches(images, batch_size), batches(targets, batch_size)):
-        found = explainer(batch, classes)
-        starts = {rule: values[:, None, None] for rule, values in found.started.items()}
-        parts.append({rule: r.sum(-1) / np.where(starts[rule], starts[rule], 1)
-                      for rule, r in found.relevance.items()})
+    for numbers in batches(np.arange(len(images)), batch_size):
+        found, shares = explainer(images[numbers], targets[numbers]), {}
+        for rule, r in found.relevance.items():
+            start = found.started[rule][:, None, None]
+            shares[rule] = r.sum(-1) / np.where(start, start, 1)
+        parts.append(shares)
     return joined(parts)
 
 
 def spearman(x, y):
     """Spearman's rank correlation of two arrays of one size, in [-1, 1]; 0 if one is constant."""
-    x, y = (ranks(values) - (values.size + 1) / 2 for values in (x, y))  # minus their mean
-    return float((x * y).sum() / (np.sqrt((x * x).sum() * (y * y).sum()) or 1))
+    x, y = ranks(x), ranks(y)
+    return (x * y).sum() / (np.sqrt((x * x).sum() * (y * y).sum()) or 1)
 
 
 def ranks(values):
-    """The rank of each value; equal values share the mean of their ranks."""
+    """The rank of each value minus the mean rank; equal values share the mean of their ranks."""
     _, place, counts = np.unique(values, return_inverse=True, return_counts=True)
-    return (np.cumsum(counts) - (counts - 1) / 2)[place.ravel()]
+    return (np.cumsum(counts) - (counts - 1) / 2)[place.ravel()] - (values.size + 1) / 2
 
 
 def entropy(r):
@@ -91,9 +89,10 @@ def entropy(r):
 
 
 def compared(one, other):
-    """What KINDS says of a heatmap and another."""
+    """What KINDS says of a heatmap of the intact network and another."""
+    before = entropy(one)
     return (spearman(one, other), spearman(np.abs(one), np.abs(other)),
-            entropy(other) - entropy(one))
+            (entropy(other) - before) / (before or np.nan))
 
 
 def cascade(explainer, images, batch_size, draws, seed):
@@ -104,20 +103,16 @@ def cascade(explainer, images, batch_size, draws, seed):
     """
     targets = np.concatenate([explainer.classify(batch).argmax(1)
                               for batch in batches(images, batch_size)])
-    intact = heatmaps(explainer, images, targets, batch_size)
-    found, shown, bar = {}, {}, progress_bar(draws * len(explainer.variables), 'layer')
-
-    def note(name, maps):
+    intact, found, shown = None, {}, {}
+    bar = progress_bar(1 + draws * len(explainer.variables), 'stage')
+    for name in itertools.chain(['intact'], *(stages(explainer, i, seed) for i in range(draws))):
+        maps = heatmaps(explainer, images, targets, batch_size)
+        intact = intact or maps
         shown.setdefault(name, {rule: r[0] for rule, r in maps.items()})
         for rule, r in maps.items():
-            pairs = [compared(one, other) for one, other in zip(intact[rule], r)]
+            pairs = [compared(*pair) for pair in zip(intact[rule], r)]
             found.setdefault(name, {}).setdefault(rule, []).append(pairs)
-
-    note('intact', intact)
-    for draw in range(draws):
-        for name in stages(explainer, draw, seed):
-            note(name, heatmaps(explainer, images, targets, batch_size))
-            bar.add(1)
+        bar.add(1)
     return {name: {rule: np.array(each) for rule, each in rules.items()}
             for name, rules in found.items()}, shown
 
@@ -137,7 +132,8 @@ def draw(found, shown):
         axes.set(xticks=chosen, title=KINDS[k])
         axes.set_xticklabels([names[i] for i in chosen], rotation=35, ha='right', fontsize=8)
         axes.grid(alpha=0.3)
-    upper.suptitle('all layers from the logits down to this one random; bands: the range of draws')
+    upper.suptitle('all layers from the logits down to this one random; bands: lowest to highest '
+                   f'of {len(found[names[-1]][rules[0]])} draws')
     upper.legend(*axes.get_legend_handles_labels(), loc='outside lower center', ncols=len(rules))
     height, width = shown['intact'][rules[0]].shape
     size = round(HEIGHT * width / height), HEIGHT
