@@ -109,12 +109,12 @@ def shares_of(explainer, composites, images, classes, fours, batch_size):
 
     Returns {method: shares [m, 4]}, the same of contrasts, and the logits [m, 4].
     """
-    parts, bar = [], progress_bar(len(fours), 'mosaic')
-    places = quarters(*images.shape[1:3])
-    for batch in batches(fours, batch_size, bar):
+    parts = []
+    for batch in batches(fours, batch_size, progress_bar(len(fours), 'mosaic')):
         mosaics = np.stack([mosaic(images[four]) for four in batch])
         *maps, logits = maps_of(explainer, composites, mosaics, classes[batch])
-        shares = [{method: share_within(r, places) for method, r in each.items()} for each in maps]
+        shares = [{method: share_within(r, quarters(*r.shape[2:])) for method, r in each.items()}
+                  for each in maps]
         parts.append((*shares, logits))
     alone, contrasts, logits = zip(*parts)
     return joined(alone), joined(contrasts), np.concatenate(logits)
@@ -122,8 +122,20 @@ def shares_of(explainer, composites, images, classes, fours, batch_size):
 
 # The report
 
+def example(explainer, composites, images, classes):
+    """One mosaic of four images: itself, a title for each of the classes [4], and their heatmaps by
+    two rules and Grad-CAM: [(method, images)]."""
+    whole = mosaic(images)
+    maps, _, (logits,) = maps_of(explainer, composites, whole[None], classes[None])
+    names = class_names(explainer.network)
+    titles = [f'{names[k]}, logit {logit:.1f}' for k, logit in zip(classes, logits)]
+    rows = [(method, [colour(r, whole.shape[1::-1]) for r in maps[method][0]])
+            for method in [*list(composites)[:2], 'Grad-CAM']]
+    return whole.squeeze(), titles, rows
+
+
 def draw(found, whole, titles, rows):
-    """Bars of all methods, above one mosaic `whole` and its four classes' heatmaps for some."""
+    """Bars of all methods, above an example."""
     heights = 1 + 0.27 * len(found[HEADS[0]]), 2 * len(rows) + 0.7
     figure = Figure(figsize=(9.6, sum(heights)), dpi=100, layout='constrained')
     upper, lower = figure.subfigures(2, 1, height_ratios=heights)
@@ -145,8 +157,7 @@ def report(found):
 
 def measure(explainer, pictures, args):
     """The experiment. Returns a figure, a title and a table."""
-    images = np.stack([picture.seen for picture in pictures])
-    composites = composites_of(args.rule)
+    images, composites = np.stack([each.seen for each in pictures]), composites_of(args.rule)
     classes = seen_alone(explainer, images, args.batch_size)
     fours = draw_mosaics(classes, args.count, args.seed)
     alone, contrasts, logits = shares_of(explainer, composites, images, classes, fours,
@@ -156,12 +167,7 @@ def measure(explainer, pictures, args):
         found[head] = {method: estimate(np.where(counted, each, np.nan), fours)
                        for method, each in shares.items()}
     best = fours[seen.sum(1).argmax()]  # all four are seen, if there is such a mosaic
-    whole = mosaic(images[best])
-    maps, _, (logit,) = maps_of(explainer, composites, whole[None], classes[None, best])
-    names = class_names(explainer.network)
-    titles = [f'{names[k]}, logit {each:.1f}' for k, each in zip(classes[best], logit)]
-    rows = [(method, [colour(r, whole.shape[1::-1]) for r in maps[method][0]])
-            for method in (*args.rule[:2], 'Grad-CAM')]
+    shown = example(explainer, composites, images[best], classes[best])
     title = (f'{args.count} mosaics of {(classes >= 0).sum()} pictures, seed {args.seed}: '
              f'{seen.sum()} classes counted, {(~seen).sum()} with a logit that is not positive')
-    return draw(found, whole.squeeze(), titles, rows), title, report(found)
+    return draw(found, *shown), title, report(found)
