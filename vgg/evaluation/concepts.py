@@ -6,8 +6,8 @@ Sets more and more channels of a layer to 0, those with most relevance first, an
 of the class that the network saw. Compared with: by gradient x activation, by activation, random.
 Cells: by how much the logit fell, the mean over pictures with its 95% bootstrap interval.
 
---frame: these pictures are explained three times: as they are, with the outermost --margin pixels
-painted over in the mean colour of the rest, and with these pixels cut off and the rest enlarged.
+--frame: these pictures are explained twice: as they are, and with the outermost --margin pixels
+painted over in the mean colour of the rest.
 """
 from matplotlib.figure import Figure
 import numpy as np
@@ -18,13 +18,13 @@ from evaluation.measures import (
     share_within, table)
 from explainer import LAST
 from networks.class_names import class_names
-from pictures import open_pictures, picture_paths, resized
+from pictures import open_pictures, picture_paths
 
 RULES = ['epsilon-gamma-box']
 GRADIENT = True
 STEPS = [1, 2, 5, 10, 20, 50]  # channels that are set to 0
 SHOWN = 6  # channels of a picture with a frame
-STATES = ['as it is', 'painted over', 'cut off']  # of the frame
+STATES = ['as it is', 'frame painted over']
 
 
 def add_options(group):
@@ -73,13 +73,11 @@ def painted(image, margin):
 
 def of_frame(explainer, image, rule, margin):
     """What an image loses with its frame: a line, and a table of its channels."""
-    smaller = resized(image[margin:-margin, margin:-margin], *image.shape[:2])
     target = explainer.classify(image[None]).argmax()
-    found = explainer.channels(np.stack([image, painted(image, margin), smaller]), None,
-                               [target] * 3)
+    found = explainer.channels(np.stack([image, painted(image, margin)]), None, target)
     sums = found.maps[rule].sum((1, 2), dtype=np.float64)
     top = np.argsort(-sums[0], kind='stable')[:SHOWN]
-    heatmaps = np.stack([explainer.channels(image[None], mask[None], [target]).heatmaps[rule][0]
+    heatmaps = np.stack([explainer.channels(image[None], mask[None], target).heatmaps[rule][0]
                          for mask in [np.ones_like(sums[0]), *np.eye(sums.shape[1])[top]]]).sum(-1)
     place = frame_of(*heatmaps.shape[1:], round(margin * heatmaps.shape[1] / len(image)))
     rows, line = ['all', *map(str, top)], []
