@@ -150,9 +150,10 @@ def draw(found, whole, titles, rows):
 def report(found):
     """A line for each method, the largest share first, then which cannot be told apart."""
     columns = {head: {**column, 'chance': f'{CHANCE}'} for head, column in found.items()}
-    alone = found[HEADS[0]]
-    lines = table('share in its own quarter', [*ranked(alone), 'chance'], columns)
-    return f'{lines}\nalone not distinguishable: {indistinguishable(alone)}'
+    lines = [table('share in its own quarter', [*ranked(found[HEADS[0]]), 'chance'], columns)]
+    lines += [f'not distinguishable, {head}: {indistinguishable(found[head])}'
+              for head in HEADS[:2]]
+    return '\n'.join(lines)
 
 
 def measure(explainer, pictures, args):
