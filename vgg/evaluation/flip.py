@@ -180,8 +180,8 @@ def measure(explainer, pictures, args):
     alone = len(images) == 1
     repeats = args.repeats or (DRAWS if alone else 1)
     results = flip_all(explainer, images, args.batch_size, args.seed, repeats)
-    title = (f'{len(images)} pictures, {STEPS} steps of {in_a_step(regions)} of {regions} '
-             f'regions, seed {args.seed}, noise drawn {repeats} times')
+    title = (f'pictures: {len(images)}; {STEPS} steps of {in_a_step(regions)} of {regions} '
+             f'regions; draws of noise: {repeats}; seed {args.seed}')
     name = class_names(explainer.network)[explainer.classify(images[:1]).argmax()]
     said = '\n'.join(sentences(results, regions, name)) if alone else report(results)
     return draw(results, args.rule, regions), title, said
