@@ -80,7 +80,7 @@ def padding(layer):
     """Zeros that a convolution adds itself: rows, columns; and those that are added before it:
     left, right, above, below. SAME: of maps whose sides are multiples of the stride."""
     zeros = [0] * 4
-    if layer.kind == 'move' and layer.name != 'flatten':
+    if layer.kind == 'move' and not layer.name.startswith('flatten'):
         moved = np.asarray(layer.function(np.ones((1, 8, 8, 1), np.float32)))[0, ..., 0]
         rows, columns = (np.flatnonzero(moved.any(axis)) for axis in (1, 0))
         return 0, [int(each) for each in (columns[0], moved.shape[1] - 1 - columns[-1], rows[0],
