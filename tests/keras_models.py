@@ -152,8 +152,8 @@ MODELS = {  # functions that build them
         layers.MaxPooling2D(), head()),
     'fine-tuned': fine_tuned,
     'resizing inside': lambda: chain(
-        layers.Resizing(24, 24), layers.Normalization(mean=[120.0, 110.0, 100.0],
-                                                      variance=[2500.0, 3600.0, 4900.0]),
+        layers.Resizing(28, 26), layers.CenterCrop(24, 24),
+        layers.Normalization(mean=[120.0, 110.0, 100.0], variance=[2500.0, 3600.0, 4900.0]),
         convolutions(), head(), shape=(40, 30, 3)),
     'one sigmoid': lambda: scaled(convolutions(), layers.GlobalAveragePooling2D(),
                                   layers.Dense(1, activation='sigmoid')),

@@ -14,7 +14,7 @@ import numpy as np
 from common import Refused, keras
 from model import LINEAR, PIXELS, SIZE, Layer
 from networks.keras_layers import LEFT_OUT, MAKERS, PREPROCESSING
-from networks.keras_operations import MOVES, activation_of, refuse
+from networks.keras_operations import CROPS, MOVES, activation_of, move, refuse
 
 
 class Step(NamedTuple):
@@ -100,7 +100,9 @@ def call(operation, arguments, options, i, *tensors):
     arguments, options = keras.tree.map_structure(
         lambda each: next(left) if isinstance(each, keras.KerasTensor) else each,
         (arguments, options))
-    return keras.tree.flatten(operation.call(*arguments, **options))[i]
+    symbolic = isinstance(tensors[0], keras.KerasTensor)
+    return keras.tree.flatten(
+        (operation if symbolic else operation.call)(*arguments, **options))[i]
 
 
 def halves(function, x):
@@ -126,7 +128,7 @@ class Table:
         self.layers, self.read = {}, {}  # by name
         self.shapes = {}  # of the outputs of each layer, without the batch
         self.names = {}  # {id of a tensor: the layer that makes it}
-        self.raw = {id(tensor): tensor}  # the picture, and what preprocessing makes of it
+        self.raw = {id(tensor): (tensor, [])}  # before all weights: the same uncropped, and crops
         self.pixels = None  # the one of them that the first layers read
         self.readers = [id(tensor) for step in steps for tensor in step.inputs]
 
@@ -134,12 +136,11 @@ class Table:
         """Adds a step to what preprocesses the picture or to the table."""
         kind = type(step.operation).__name__
         early = step.inputs and all(id(tensor) in self.raw for tensor in step.inputs)
-        if early and (kind in PREPROCESSING or kind in MOVES and stays(step)):
-            self.raw[id(step.output)] = step.output
+        if early and self.preprocessed(step, kind):
             return
         if kind in PREPROCESSING - {'Resizing'} and not self.read:
-            refuse(step.name, 'it preprocesses a picture that was cut or turned before; save the '
-                              'model with this layer in front')
+            refuse(step.name, 'it preprocesses a picture that was padded before; save the model '
+                              'with this layer in front')
         if getattr(step.operation, 'data_format', None) not in ('channels_last', None):
             refuse(step.name, 'its channels come first')
         if not step.output.shape or step.output.shape[0] is not None:
@@ -149,16 +150,36 @@ class Table:
             refuse(step.name, f'{kind} cannot be explained')
         self.names[id(step.output)] = MAKERS[kind](self, step, inputs)
 
+    def preprocessed(self, step, kind):
+        """Takes a step before all weights and returns True, unless it is a layer. What follows a
+        crop is done to the whole picture, which is cropped by the first layers."""
+        tensors, crops = zip(*(self.raw[id(tensor)] for tensor in step.inputs))
+        kept = kind in PREPROCESSING or kind in MOVES and stays(step)
+        if kept and not any(crops):
+            early = step.output, []
+        elif kept and len(tensors) == 1 and kind in CROPS | PREPROCESSING - {'Resizing'}:
+            early = step.function(*tensors), crops[0]
+        elif kind in CROPS and not kept:
+            early = tensors[0], [*crops[0], step]
+        else:
+            return False
+        self.raw[id(step.output)] = early
+        return True
+
     def name_of(self, tensor, step):
         """The layer that makes a tensor; the first ones read the picture, preprocessed by Keras."""
         if id(tensor) in self.names:
             return self.names[id(tensor)]
-        if self.pixels is not None and self.pixels is not tensor:
+        pixels, crops = self.raw[id(tensor)]
+        if self.pixels is not None and pixels is not self.pixels:
             refuse(step.name, 'it reads a picture preprocessed differently from that of other '
                               'layers')
-        self.pixels = tensor
-        self.shapes[PIXELS] = (*tensor.shape[1:], 1)[:3]
-        return PIXELS
+        self.pixels, name = pixels, PIXELS
+        self.shapes[PIXELS] = (*pixels.shape[1:], 1)[:3]
+        for crop in crops:
+            name = move(self, crop, [name])
+        self.names[id(tensor)] = name
+        return name
 
     def add(self, name, kind, inputs, output, read=None, **geometry):
         """Adds a layer whose outputs are like the tensor `output`. Returns its name."""

@@ -14,6 +14,7 @@ MOVES = {  # each output is one of the inputs or 0
     'Squeeze', 'ExpandDims', 'Flip', 'Roll', 'Repeat', 'Tile', 'BroadcastTo', 'DepthToSpace',
     'SpaceToDepth', 'CropImages', 'PadImages', 'Maximum', 'Minimum', 'Max', 'Min', 'Amax', 'Amin',
     'GlobalMaxPooling1D', 'GlobalMaxPooling2D', 'MaxPooling1D'}
+CROPS = {'GetItem', 'Flip', 'Cropping2D', 'CenterCrop'}  # those of the picture
 MEANS = {  # of one input, without negative weights
     'AveragePooling1D', 'AveragePooling2D', 'AdaptiveAveragePooling2D', 'GlobalAveragePooling1D',
     'GlobalAveragePooling2D', 'AveragePool', 'AdaptiveAveragePool', 'Mean', 'Sum'}
