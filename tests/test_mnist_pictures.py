@@ -1,8 +1,8 @@
 """mnist/lrp.py --image: a user's own digits, as files of all kinds and as photographs.
 
 The photographs are rendered from MNIST's test digits: each is laid small and off-centre on paper,
-lit unevenly, and given a sensor's noise. Only digits that the network is sure of in MNIST's own form
-are taken, so that what is counted is the reading of the picture and not the network.
+lit unevenly, and given a sensor's noise. Only digits that the network is sure of in MNIST's own
+form are taken, so that what is counted is the reading of the picture and not the network.
 """
 import io
 import shutil
