@@ -32,7 +32,7 @@ ABOUT = {  # what one sees by each rule
     'epsilon-plus-flat': 'likewise; smoother',
     'epsilon-alpha2beta1': 'what speaks for and against this class; more blue',
     'epsilon-alpha2beta1-flat': 'likewise; smoother',
-    'montavon2019': "the rules of the authors' tutorial"}
+    'montavon2019': 'smooth, on fewer parts; the rules of the tutorial'}
 
 
 def add_network_options(parser, default):
