@@ -23,8 +23,8 @@ HERE = Path(__file__).resolve().parent
 ABOUT = {  # what one sees by each rule
     'epsilon-gamma-box': 'what speaks for and against this class',
     'deep-taylor': 'what the features respond to, whatever the class',
-    'zplus': 'like deep-taylor, but black pixels get nothing',
-    'wsquare': 'like deep-taylor, but bright and dark pixels count alike',
+    'zplus': 'like deep-taylor, with thinner outlines',
+    'wsquare': 'nearly the same as deep-taylor',
     'epsilon': 'gradient x input in networks of ReLUs; noisy',
     'alpha1beta0': 'like zplus, but biases keep a part',
     'alpha2beta1': 'what excites the features in red, what inhibits them in blue',
