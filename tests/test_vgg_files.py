@@ -84,8 +84,8 @@ def test_imagenet_weights_that_are_not_downloaded(monkeypatch, tmp_path):
     """A line says which file to copy where."""
     monkeypatch.setattr(keras.utils, 'get_file', lambda *_, **__: open(tmp_path / 'nowhere'))
     monkeypatch.setenv('KERAS_HOME', str(tmp_path))
-    path = tmp_path / 'models' / 'vgg19_weights_tf_dim_ordering_tf_kernels.h5'
-    with pytest.raises(VGG.common.Refused, match=f'{path}.*--weights caltech101'):
+    words = f'vgg19_weights_.*h5 into {tmp_path / "models"}.*--weights caltech101'
+    with pytest.raises(VGG.common.Refused, match=words):
         VGG.network.open_network('imagenet', model='vgg19')
 
 

@@ -86,6 +86,14 @@ def test_a_value_that_differs_in_half_precision():
         network.check_outputs('a.png', np.array([0.3]), np.array([0.4]), half=True)
 
 
+@pytest.mark.parametrize('end', ['softmax', 'sigmoid', 'value'])
+@pytest.mark.parametrize('half', [False, True])
+def test_outputs_that_are_no_numbers(end, half):
+    network = VGG.network.Network(Path('n'), [], {}, None, (), False, end)
+    with pytest.raises(VGG.common.Refused):
+        network.check_outputs('a.png', np.array([0.3, 0.7]), np.full(2, np.nan), half)
+
+
 # Files that would do something when read
 
 TOUCH = "open({!r}, 'w').close()"

@@ -85,8 +85,7 @@ def product(table, step, inputs):
         return rescaling(table, step, inputs)
     shape = tuple(step.output.shape[1:])
     gates = [name for name in reversed(inputs)
-             if table.shapes[name] != shape or set(np.clip(range_of(table, name), 0, 1))
-             == set(range_of(table, name))]
+             if table.shapes[name] != shape or within(range_of(table, name), 0, 1)]
     if len(inputs) != 2 or not gates:
         refuse(step.name, 'it multiplies signals, none of which is a gate between 0 and 1')
     gate = min(gates, key=lambda name: math.prod(table.shapes[name]))
@@ -94,6 +93,10 @@ def product(table, step, inputs):
     if len(table.shapes[gate]) < len(shape):
         gate = spread(table, step, gate, shape)
     return table.add(step.name, 'gate', [spread(table, step, signal, shape), gate], step.output)
+
+
+def within(bounds, low, high):
+    return low <= min(bounds) and max(bounds) <= high
 
 
 def range_of(table, name):

@@ -21,8 +21,8 @@ def downloaded(model):
     """The path of the ImageNet weights of 'vgg16' or 'vgg19', from Keras's cache or its server."""
     name, md5 = PUBLISHED[model]
     cache = Path(os.environ.get('KERAS_HOME', Path.home() / '.keras')) / 'models'
-    with reading(f'no ImageNet weights: copy {cache / name} there, or use --weights caltech101 or '
-                 '--weights lite0, which need no download'):
+    with reading(f'no ImageNet weights: put {name} into {cache}, or use --weights caltech101 or '
+                 'lite0, which need no download'):
         url = f'{ORIGIN}{model}/{name}'
         return Path(keras.utils.get_file(name, url, cache_subdir='models', file_hash=md5))
 
