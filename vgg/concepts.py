@@ -15,11 +15,13 @@ relevance for the class seen there, cropped to the part that has it. You name th
 import contextlib
 from functools import partial
 import itertools
+import sys
 
 import numpy as np
 from PIL import ImageOps
 
-from common import Parser, Refused, collected, count, encoded, make_folder, progress_bar, write
+from common import (
+    Parser, Refused, collected, count, encoded, make_folder, one_line, progress_bar, write)
 from explainer import LAST, open_explainer
 from heatmaps import as_json, colour, cut_to, grid, jpeg, laid_over, title_of
 from lrp import add_options, question_of, run_of
@@ -48,7 +50,7 @@ def traced(explainer, images, chosen, target=(-1,), against=None):
 
 def seen_in(explainer, among, run, output):
     """The relevance of all channels in pictures {digest: path}, for the class seen in each:
-    {digest: [channels]}, kept in a file. Pictures that cannot be read are left out."""
+    {digest: [channels]}, kept in a file. Prints a line for each picture that cannot be read."""
     file = output.folder / f'channels_{shortened(explainer.layer).replace("/", "_")}.npz'
     options = {'layer': explainer.layer, **{name: run['options'][name] for name in SAME}}
     wanted = {**run, 'options': options, 'picture': options['among'],
@@ -59,8 +61,11 @@ def seen_in(explainer, among, run, output):
             return dict(zip(kept['pictures'].tolist(), kept['relevance']))
     sums, bar = {}, progress_bar(len(among), 'picture')
     for digest, path in among.items():
-        with contextlib.suppress(Refused):
+        try:
             picture = open_picture(path, explainer.network.size)
+        except Refused as error:
+            print(f'not among the examples: {one_line(str(error))}', file=sys.stderr)
+        else:
             maps, = explainer.channels(picture.seen[None]).maps.values()
             sums[digest] = maps[0].sum((0, 1))
         bar.add(1)
