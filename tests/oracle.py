@@ -16,6 +16,7 @@ from itertools import product
 import numpy as np
 
 VGG = None  # instead of a layer: a 3x3 convolution, padded, or a dense layer, by large products
+double = functools.partial(np.asarray, dtype=np.float64)  # np.float64 makes numbers of [[x]]
 
 
 @functools.cache
@@ -113,7 +114,7 @@ def summed(values, index, shape):
 
 def share_out(layer, terms, r, bias=0.0, eps=0.0):
     """R_i with z_ij = x_i v_ij, summed over the terms (x, v); eps * sign(z_j) is added to z_j."""
-    terms = [(np.float64(x), np.float64(v)) for x, v in terms if np.any(x)]
+    terms = [(double(x), double(v)) for x, v in terms if np.any(x)]
     z = sum((linear(layer, x, v) for x, v in terms), np.zeros(r.shape)) + bias
     z = np.where(z >= 0, z + eps, z - eps)
     s = np.divide(r, z, out=np.zeros(r.shape), where=z != 0)
@@ -130,7 +131,7 @@ def negative(x):
 
 def affine(layer, a, w, b):
     """What the layer computes, before its activation."""
-    return linear(layer, np.float64(a), np.float64(w)) + b
+    return linear(layer, double(a), double(w)) + b
 
 
 def zplus(layer, a, w, b, r):
@@ -149,7 +150,7 @@ def zbeta(layer, a, w, b, r, low, high):
 
 def wsquare(layer, a, w, b, r):
     """z_ij = w^2, no bias, whatever the inputs are. Montavon et al. 2017, Sec. 4.1."""
-    return share_out(layer, [(np.ones(a.shape), np.float64(w) ** 2)], r)
+    return share_out(layer, [(np.ones(a.shape), double(w) ** 2)], r)
 
 
 def flat(layer, a, w, b, r):
@@ -179,7 +180,7 @@ def gamma(layer, a, w, b, r, gamma=0.25):
 
     Montavon et al. 2019, Sec. 10.2.1.
     """
-    w, b = np.float64(w), np.float64(b)
+    w, b = double(w), double(b)
     return share_out(layer, [(a, w + gamma * positive(w))], r, b + gamma * positive(b), 1e-9)
 
 
@@ -190,7 +191,7 @@ def gamma_signed(layer, a, w, b, r, gamma=0.25):
     Andeol et al. 2021, which for a >= 0 and z >= 0 is the gamma rule.
     """
     j, i, k, factors, shape = wires(layer, a, w)
-    z_ij, b = np.float64(a).reshape(len(a), -1)[:, i] * w.ravel()[k] * factors, np.float64(b)
+    z_ij, b = double(a).reshape(len(a), -1)[:, i] * w.ravel()[k] * factors, double(b)
     sign = np.where(summed(z_ij, j, shape) + b >= 0, 1, -1)
     z_ij = np.where(sign.reshape(len(a), -1)[:, j] * z_ij > 0, (1 + gamma) * z_ij, z_ij)
     z = summed(z_ij, j, shape) + np.where(sign * b > 0, (1 + gamma) * b, b) + 1e-9 * sign
